@@ -1,0 +1,1 @@
+"""Synthetic dialogues for the demo model: every skill is one small file."""
