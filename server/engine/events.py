@@ -1,0 +1,106 @@
+"""What a request sends back while it runs: one event stream for every dialect.
+
+Order: Started, then any number of PrefillProgress, then deltas of each choice, then one Finished
+per choice. Failed can come at any point, is always the last event, and ends every choice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from server.engine.errors import EngineError
+
+FinishReason = Literal["stop", "length", "tool_calls"]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one choice. `reasoning_tokens` are part of `completion_tokens`.
+
+    cached_tokens: prompt tokens taken from the prompt cache instead of computed.
+    thinking_cut: the engine closed the reasoning because its budget was spent.
+    """
+
+    prompt_tokens: int
+    completion_tokens: int
+    reasoning_tokens: int
+    cached_tokens: int
+    thinking_cut: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Seconds. queue_s: submit to first work; prefill_s: from there to the prompt being ready to
+    sample; ttft_s: submit to the first token; decode_s: first token to the last."""
+
+    queue_s: float
+    prefill_s: float
+    ttft_s: float
+    decode_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The request left the queue; `cached_tokens` of its `prompt_tokens` need no prefill."""
+
+    prompt_tokens: int
+    cached_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillProgress:
+    """`done` of `total` prompt tokens are in the state (cached ones count as done)."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningDelta:
+    """More text of choice `choice`'s reasoning."""
+
+    choice: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ContentDelta:
+    """More text of choice `choice`'s answer."""
+
+    choice: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """A piece of tool call `index`: `id` and `name` come in its first delta only, then pieces of
+    `arguments` that join to one JSON object."""
+
+    choice: int
+    index: int
+    id: str | None
+    name: str | None
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Choice `choice` is complete."""
+
+    choice: int
+    reason: FinishReason
+    usage: Usage
+    timings: Timings
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The request ended with an error; nothing follows."""
+
+    error: EngineError
+
+
+Event = (
+    Started | PrefillProgress | ReasoningDelta | ContentDelta | ToolCallDelta | Finished | Failed
+)
