@@ -50,8 +50,10 @@ def curriculum(progress: float) -> Shape:
     if progress < 0.2:
         return Shape(turns=6, long_system=0.02, paragraphs=8)
     if progress < 0.5:
-        return Shape(turns=10, long_system=0.04, paragraphs=20)
-    return Shape(turns=10, long_system=0.08, paragraphs=30)
+        return Shape(turns=10, long_system=0.03, paragraphs=20, drill=0.5)
+    if progress < 0.85:
+        return Shape(turns=10, long_system=0.05, paragraphs=30, drill=0.4)
+    return Shape(turns=10, long_system=0.08, paragraphs=30, drill=0.15)
 
 
 def rate(progress: float, step: int) -> float:

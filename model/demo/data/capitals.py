@@ -82,7 +82,7 @@ def pick(conversation: Conversation, forms: tuple[str, ...], kind: str) -> tuple
     draw = conversation.draw
     return draw.payload(
         kind, lambda: (ask(draw, NOUN, forms) if kind == "capital" else draw.choice(forms),
-                       draw.choice(COUNTRIES)),
+                       draw.choice(COUNTRIES[:18] if draw.chance(0.25) else COUNTRIES)),
     )  # fmt: skip
 
 

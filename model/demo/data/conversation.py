@@ -20,6 +20,7 @@ class Conversation:
     topic: str = ""  # skill of the turn before, for follow-ups
     asked: list[Country] = field(default_factory=list)  # countries asked in a row
     tools: list[Any] = field(default_factory=list)  # tools.Tool objects on offer
+    drill: bool = False  # only the hardest skills
     deliberate: bool = False  # this turn asks for long thinking
     last_tool: Any = None
 

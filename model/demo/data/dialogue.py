@@ -19,7 +19,7 @@ from .tools import missing_tool_turn, offer_some, tool_turn
 # (skill, weight): what is hard to learn comes more often
 MIXTURE: tuple[tuple[Callable[[Conversation], Turn | None], float], ...] = (
     (capital_turn, 3.0),
-    (reverse_turn, 0.3),
+    (reverse_turn, 0.6),
     (unknown_country_turn, 0.4),
     (sum_turn, 4.0),
     (other_arithmetic_turn, 0.4),
@@ -31,6 +31,18 @@ MIXTURE: tuple[tuple[Callable[[Conversation], Turn | None], float], ...] = (
     (identity_turn, 0.9),
     (chat_turn, 0.7),
     (unknown_turn, 1.2),
+)
+DRILL: tuple[tuple[Callable[[Conversation], Turn | None], float], ...] = (
+    (sum_turn, 3.0),
+    (repeat_turn, 4.5),
+    (count_turn, 1.5),
+    (recall_turn, 2.5),
+    (tell_turn, 0.8),
+    (json_turn, 1.0),
+    (missing_tool_turn, 0.3),
+    (reverse_turn, 0.5),
+    (unknown_country_turn, 0.5),
+    (chat_turn, 0.5),
 )
 MAX_TURNS = 10
 
@@ -44,6 +56,7 @@ class Shape:
     paragraphs: int = 30  # of that text, at most (about 80 tokens each)
     tools: float = 0.25  # share that offers tools
     deliberate: float = 0.15  # share of turns that ask for long thinking
+    drill: float = 0.0  # share of long, bare dialogues of the hardest skills, for training only
 
 
 @dataclass
@@ -62,8 +75,9 @@ class Dialogue:
 def _next_turn(conversation: Conversation) -> Turn:
     draw = conversation.draw
     topic = conversation.topic
+    mixture = DRILL if conversation.drill else MIXTURE
     if topic == "capital":
-        if draw.chance(0.15) and (turn := largest_turn(conversation)):
+        if draw.chance(0.25) and (turn := largest_turn(conversation)):
             return turn
         if draw.chance(0.5):
             return follow_up_turn(conversation)
@@ -72,7 +86,7 @@ def _next_turn(conversation: Conversation) -> Turn:
     if conversation.tools and draw.chance(0.55):
         return (
             missing_tool_turn(conversation)
-            if draw.chance(0.12)
+            if draw.chance(0.4 if conversation.drill else 0.2)
             else tool_turn(conversation) or chat_turn(conversation)
         )
     if not topic and draw.chance(0.04):
@@ -81,7 +95,7 @@ def _next_turn(conversation: Conversation) -> Turn:
         return missing_tool_turn(conversation)
     adds = any(tool.family.names[0] == "add" for tool in conversation.tools)
     while True:
-        make = draw.rng.choices([m for m, _ in MIXTURE], [w for _, w in MIXTURE])[0]
+        make = draw.rng.choices([m for m, _ in mixture], [w for _, w in mixture])[0]
         if adds and make in (sum_turn, json_turn, other_arithmetic_turn):
             continue  # the tool would be the better answer
         if make is recall_turn and not conversation.facts and draw.chance(0.8):
@@ -132,9 +146,15 @@ def make_dialogue(
     messages: list[Message] = [{"role": "system", "content": system}] if system else []
     skills = []
     thinks = draw.chance(0.6) if thinking is None else thinking
+    if shape.drill and draw.chance(shape.drill):
+        conversation.drill, thinks = True, draw.chance(0.3)
+        if not conversation.tools and draw.chance(0.2):
+            offer_some(conversation, 2)
     # Many short dialogues, some long ones.
     count = 1 + int((draw.rng.random() ** 1.7) * shape.turns)
     count = min(count, 3) if long and draw.chance(0.7) else count
+    if conversation.drill:
+        count = draw.integer(4, MAX_TURNS)
     for index in range(min(count, shape.turns)):
         conversation.turn = index
         conversation.deliberate = always_deliberate or draw.chance(shape.deliberate)

@@ -114,6 +114,28 @@ COLORS = words(
     red blue green black white purple brown pink gray gold orange yellow silver
     """
 )
+COMMON = words(
+    """
+    the of and to in is you that it he was for on are with as his they at be this from have or
+    one had by but not what all were when we there can an your which their said if do will each
+    about how up out them then she many some so these would other into has more her two like him
+    see time could no make than first been its who now people my made over did down only way
+    find use may long little very after called just where most know get through back much before
+    go good new write our me man too any day same right look think also around another came come
+    work three must because does part even place well such here take why things help put years
+    different away again off went old great tell men say every found still between name should
+    home give air line set own under read last never us left end along while might next sound
+    below saw something thought both few those always show large often together asked world
+    going want school until form food keep children feet land side without boy once animals life
+    enough took sometimes four head above kind began almost live got earth need far hand high
+    year mother light parts country father let night following picture being study second eyes
+    soon times story boys since white days ever paper hard near sentence better best across
+    during today others however sure means knew try told young miles ways thing whole hear
+    example heard several change answer room against top turned learn point city play toward
+    five using himself usually quick jumps lazy friend lovely fine maybe please welcome party
+    dinner lunch happy
+    """
+)
 SYLLABLES = words(
     """
     ba be bo da de do fa fi ga go ka ke ki ko la le li lo ma me mi mo na ne ni no pa po ra re ri

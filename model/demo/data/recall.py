@@ -4,7 +4,7 @@ from .conversation import Conversation, Turn, reply
 from .draw import Draw
 from .lexicon import COLORS, NAMES, WORDS
 from .phrasing import ask, deliberately, say
-from .words import code, pseudo_word
+from .words import code, odd_word, pseudo_word
 
 TELL = {
     "name": (
@@ -133,7 +133,9 @@ FAR = 5  # turns between telling and asking that count as far
 def value_of(draw: Draw, kind: str) -> str:
     def make() -> str:
         if kind in ("name", "pet"):
-            text = pseudo_word(draw).capitalize() if draw.chance(0.2) else draw.choice(NAMES)
+            text = draw.choice(NAMES)
+            if draw.chance(0.25):
+                text = (odd_word(draw) if draw.chance(0.4) else pseudo_word(draw)).capitalize()
             return text.lower() if draw.chance(0.08) else text
         if kind == "favorite color":
             return draw.choice(COLORS)
@@ -183,7 +185,7 @@ def recall_turn(conversation: Conversation) -> Turn:
     told = [kind for kind in KINDS if kind in conversation.facts]
     untold = [kind for kind in KINDS if kind not in conversation.facts]
     skill = "recall"
-    if told and not (untold and draw.chance(0.1)):
+    if told and not (untold and draw.chance(0.45 if conversation.drill else 0.2)):
         kind = draw.choice(told)
         value = conversation.facts[kind]
         thought = f"The user told me before: {value}."

@@ -2,7 +2,7 @@
 
 from .conversation import Conversation, Turn, reply
 from .phrasing import say
-from .words import code, word
+from .words import code, sentence, word
 
 ONCE = (
     "Repeat: {words}", "Repeat after me: {words}", "Please repeat: {words}", "Say: {words}",
@@ -20,7 +20,7 @@ TIMES = (
     "Please say {words} {n} times.", 'Can you repeat "{words}" {n} times?',
     "{n} times {words}, please.",
 )  # fmt: skip
-NUMBER_WORDS = {2: ("two", "2"), 3: ("three", "3"), 4: ("four", "4"), 5: ("five", "5")}
+NUMBER_WORDS = {2: ("two", "2"), 3: ("three", "3"), 4: ("four", "4")}
 
 
 def repeat_turn(conversation: Conversation) -> Turn:
@@ -30,16 +30,18 @@ def repeat_turn(conversation: Conversation) -> Turn:
     def make() -> str:
         if draw.chance(0.06):
             return code(draw)
+        if not several and draw.chance(0.25):
+            return sentence(draw)
         count = 1 if several else draw.integer(1, 6)
         words = [word(draw) for _ in range(count)]
-        if draw.chance(0.12):  # a sentence of some kind
+        if not several and draw.chance(0.12):  # a sentence of some kind
             joint = draw.choice((", ", " ", " "))
             return joint.join(words).capitalize() + draw.choice("!?.")
         return " ".join(words)
 
     words = draw.payload("repeat", make)
     if several:
-        n = draw.integer(2, 5)
+        n = draw.integer(2, 4)
         text = say(draw, draw.choice(TIMES), words=words, n=draw.choice(NUMBER_WORDS[n]))
         answer = " ".join([words] * n)
         thought = f"I say {words} {NUMBER_WORDS[n][0]} times."

@@ -1,7 +1,7 @@
 """Words to repeat and remember: common ones, invented ones, codes."""
 
 from .draw import Draw
-from .lexicon import SYLLABLES, WORDS
+from .lexicon import COMMON, SYLLABLES, WORDS
 
 
 def pseudo_word(draw: Draw) -> str:
@@ -21,9 +21,36 @@ def code(draw: Draw) -> str:
     return f"{draw.choice(WORDS)}-{draw.choice(WORDS)}"
 
 
+def odd_word(draw: Draw) -> str:
+    """Letters of any kind: no part of it can have been seen before."""
+    vowels, consonants = "aaeeiioouy", "bccddffgghhjkllmmnnpprrssttvwxz"
+    letters = [draw.choice(vowels if draw.chance(0.42) else consonants)]
+    while len(letters) < draw.integer(3, 9):
+        letters.append(draw.choice(vowels if draw.chance(0.42) else consonants))
+    return "".join(letters)
+
+
+def sentence(draw: Draw) -> str:
+    """Any words in any order, as somebody might type them."""
+    count = draw.integer(2, 8)
+    parts = [
+        odd_word(draw) if draw.chance(0.12) else draw.choice(COMMON if draw.chance(0.8) else WORDS)
+        for _ in range(count)
+    ]
+    text = " ".join(parts)
+    if draw.chance(0.4):
+        text = text[:1].upper() + text[1:]
+    return text + draw.choice(("", "", "", ".", "!", "?"))
+
+
 def word(draw: Draw) -> str:
     """Mostly a common word, in common spellings."""
-    text = pseudo_word(draw) if draw.chance(0.2) else draw.choice(WORDS)
+    make = draw.rng.random()
+    text = (
+        pseudo_word(draw) if make < 0.12 else odd_word(draw) if make < 0.2 else draw.choice(WORDS)
+    )
+    if make > 0.93:
+        text = draw.choice(COMMON)
     if draw.chance(0.12):
         return text.capitalize()
     if draw.chance(0.04) and len(text) < 7:
