@@ -1,0 +1,180 @@
+"""From a checkpoint folder to a model that can run: weights, network, tokenizer, template, warm steps."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlx.core as mx
+
+from model import device as devices
+from model.checkpoint import dequantize_fits, load_weights
+from model.config import ModelConfig, read_config
+from model.errors import CheckpointError
+from model.generation import Generation
+from model.network import Network
+from model.sampler import Variant, sampler_row
+from model.sampling import SamplingParams
+from model.state import SequenceState
+from model.steps import Steps
+from model.template import ChatTemplate
+from model.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
+
+DEMO_FOLDER = Path(__file__).parent / "demo" / "checkpoint"
+WARM_UP_LENGTHS = (1, 300)  # tokens before the step: an empty body, and the second bucket
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A loaded checkpoint. Belongs to the thread that loaded it."""
+
+    name: str
+    folder: Path
+    config: ModelConfig
+    tokenizer: Tokenizer
+    template: ChatTemplate
+    device: devices.DeviceInfo
+    network: Network
+    steps: Steps
+    fingerprint: str
+    is_demo: bool
+    dequantized: bool
+
+    @property
+    def context_length(self) -> int:
+        return self.config.max_position_embeddings
+
+    def generation(self, sampling: SamplingParams) -> Generation:
+        """A fresh sequence."""
+        return Generation(self.steps, sampling)
+
+    def logits(
+        self, tokens: Sequence[int], *, chunks: Sequence[int] | None = None, decode: int = 0
+    ) -> mx.array:
+        """Float32 logits [T, vocabulary] after every token of a sequence.
+
+        The last `decode` tokens go one by one through the compiled decode step, the others through prefill, in chunks of
+        the given lengths (the last one repeats).
+        """
+        state = SequenceState(self.config, self.network.dtype)
+        ids, rows, start = list(tokens), [], 0
+        prefilled = len(ids) - decode
+        lengths = list(chunks or [max(prefilled, 1)])
+        while start < prefilled:
+            length = lengths.pop(0) if len(lengths) > 1 else lengths[0]
+            chunk = ids[start : min(start + length, prefilled)]
+            rows.append(self.network.logits(self.steps.prefill(state, chunk))[0])
+            start += len(chunk)
+        variant = Variant(greedy=True, filtered=False, penalised=False, with_logits=True)
+        for token in ids[prefilled:]:
+            fed = mx.array([token], mx.int32)
+            _, _, logits = self.steps.decode(variant, fed, state, {}, {}, generated=False)
+            assert logits is not None  # noqa: S101 - the variant asked for them
+            rows.append(logits)
+            mx.eval(logits)
+        return mx.concatenate(rows, axis=0)
+
+    def warm_up(self) -> float:
+        """Compiles the steps that first requests will use. Returns seconds."""
+        begin = time.monotonic()
+        for sampling in (
+            SamplingParams(temperature=0.0),
+            SamplingParams(temperature=1.0),
+            SamplingParams(temperature=1.0, top_p=0.9, top_k=20),
+        ):
+            for length in WARM_UP_LENGTHS:
+                generation = self.generation(sampling)
+                generation.prefill([0] * length)
+                for _ in range(2):
+                    generation.step(None if generation.position > length else 0)
+                generation.settle()
+        self._warm_penalties()
+        return time.monotonic() - begin
+
+    def _warm_penalties(self) -> None:
+        sampling = SamplingParams(temperature=1.0, top_p=0.9, presence_penalty=0.5)
+        row = sampler_row(sampling, self.config.vocab_size, [0])
+        state = SequenceState(self.config, self.network.dtype)
+        token, moving, _ = self.steps.decode(
+            Variant.of(sampling),
+            mx.array([0], mx.int32),
+            state,
+            row.constants,
+            row.moving,
+            generated=False,
+        )
+        mx.eval(token, moving)
+
+
+def load_model(
+    path: Path | str | None = None,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    dequantize: bool | None = None,
+) -> Model:
+    """Loads a checkpoint folder, or a hub id (downloaded or from the hub's cache), or None: the embedded demo.
+
+    `dequantize` defaults to true on a CPU whose memory holds the float32 weights, since quantized products are slow
+    there; `progress(bytes_done, bytes_total)` is called while weights load. Raises CheckpointError.
+    """
+    folder = DEMO_FOLDER if path is None else resolve(str(path))
+    device = devices.current()
+    on_gpu = device.kind != "cpu"
+    config = read_config(folder)
+    # Small and quick to refuse: before the weights.
+    tokenizer, template = Tokenizer.from_folder(folder), ChatTemplate.from_folder(folder)
+    if dequantize is None:
+        dequantize = not on_gpu and dequantize_fits(folder, config, device)
+    weights = load_weights(
+        folder,
+        config,
+        compute_dtype=device.compute_dtype,
+        dequantize=dequantize,
+        progress=progress,
+    )
+    if weights.set_aside:
+        log.info("%d vision and MTP tensors set aside", len(weights.set_aside))
+    network = Network(config, weights, device.compute_dtype, on_gpu=on_gpu)
+    log.info("delta rule: %s", network.delta_rule_choice)
+    is_demo = folder.resolve() == DEMO_FOLDER.resolve()
+    return Model(
+        name="mxserve-demo" if is_demo else folder_name(folder, path),
+        folder=folder,
+        config=config,
+        tokenizer=tokenizer,
+        template=template,
+        device=device,
+        network=network,
+        steps=Steps(network, on_gpu=on_gpu),
+        fingerprint=weights.fingerprint,
+        is_demo=is_demo,
+        dequantized=dequantize,
+    )
+
+
+def folder_name(folder: Path, path: Path | str | None) -> str:
+    """The name to serve under: the hub id as given, else the folder's own name."""
+    given = str(path)
+    return given if given.count("/") == 1 and not Path(given).exists() else folder.resolve().name
+
+
+def resolve(path: str) -> Path:
+    """A local folder, or the snapshot of a hub id (`owner/name`), downloaded when it is not in the hub's cache."""
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return folder
+    if path.count("/") != 1 or path.startswith((".", "/", "~")):
+        raise CheckpointError(f"{path}: no such folder (and not a hub id of the form owner/name)")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    patterns = ["*.json", "*.safetensors", "*.jinja", "*.txt"]
+    try:
+        return Path(snapshot_download(path, allow_patterns=patterns))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as failure:
+        raise CheckpointError(f"{path}: cannot be downloaded: {failure}") from failure

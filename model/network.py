@@ -1,0 +1,121 @@
+"""The decoder, on one page: embedding, layers of mixer and experts, final norm, output head.
+
+Knows nothing of sampling, caches' bookkeeping or text. Residual stream: h = x + Mixer(RMS(x)); out = h + Experts(RMS(h)).
+"""
+
+from __future__ import annotations
+
+import mlx.core as mx
+
+from model import delta_rule
+from model.attention import Attention, KVBuffers
+from model.config import ModelConfig
+from model.delta_net import DeltaNet
+from model.experts import Experts
+from model.quantized import AnyEmbedding, AnyLinear, ArraySource, embedding, linear
+from model.state import LayerStates
+
+
+class Layer:
+    """One decoder layer: its mixer is either attention or Gated DeltaNet."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        source: ArraySource,
+        index: int,
+        rule: delta_rule.DeltaRule,
+        on_gpu: bool,
+    ):
+        path = f"model.layers.{index}"
+        self.eps = config.rms_norm_eps
+        self.input_norm = source.arrays[f"{path}.input_layernorm.weight"]
+        self.post_attention_norm = source.arrays[f"{path}.post_attention_layernorm.weight"]
+        self.mixer: Attention | DeltaNet
+        if config.layer_types[index] == "full_attention":
+            self.mixer = Attention(config, source, f"{path}.self_attn")
+        else:
+            self.mixer = DeltaNet(config, source, f"{path}.linear_attn", rule)
+        self.experts = Experts(config, source, f"{path}.mlp", on_gpu=on_gpu)
+
+    def mixer_input(self, x: mx.array) -> mx.array:
+        return mx.fast.rms_norm(x, self.input_norm, self.eps)
+
+    def after_mixer(self, x: mx.array, mixed: mx.array) -> mx.array:
+        h = x + mixed
+        return h + self.experts(mx.fast.rms_norm(h, self.post_attention_norm, self.eps))
+
+
+class Network:
+    """The whole decoder over given arrays."""
+
+    def __init__(self, config: ModelConfig, source: ArraySource, dtype: mx.Dtype, *, on_gpu: bool):
+        self.config = config
+        self.dtype = dtype
+        rule, self.delta_rule_choice = delta_rule.choose(
+            on_gpu=on_gpu,
+            key_dim=config.linear_key_head_dim,
+            value_dim=config.linear_value_head_dim,
+        )
+        self.embed_tokens: AnyEmbedding = embedding(source, "model.embed_tokens", dtype)
+        self.layers = [
+            Layer(config, source, i, rule, on_gpu) for i in range(config.num_hidden_layers)
+        ]
+        self.norm = source.arrays["model.norm.weight"]
+        self.lm_head: AnyLinear = (
+            self.embed_tokens.as_linear()
+            if config.tie_word_embeddings
+            else linear(source, "lm_head")
+        )
+
+    def prefill(
+        self, tokens: mx.array, states: LayerStates, length: int
+    ) -> tuple[mx.array, LayerStates]:
+        """A chunk of tokens [B, T] after `length` tokens held in the bodies -> hidden [B, T, hidden], new states."""
+        x = self.embed_tokens(tokens)
+        updated = states.empty_like()
+        for layer in self.layers:
+            h = layer.mixer_input(x)
+            if isinstance(layer.mixer, Attention):
+                mixed, kv = layer.mixer.prefill(h, states.kv[len(updated.kv)], length)
+                updated.kv.append(kv)
+            else:
+                mixed = _mix_recurrent(layer.mixer, h, states, updated)
+            x = layer.after_mixer(x, mixed)
+        return x, updated
+
+    def step(
+        self, token: mx.array, states: LayerStates, body_length: mx.array, tail_length: mx.array
+    ) -> tuple[mx.array, LayerStates]:
+        """One token [B] -> hidden [B, 1, hidden] and new states; lengths are int32 scalars."""
+        x = self.embed_tokens(token[:, None])
+        updated = states.empty_like()
+        for layer in self.layers:
+            h = layer.mixer_input(x)
+            if isinstance(layer.mixer, Attention):
+                kv = states.kv[len(updated.kv)]
+                mixed, kv = layer.mixer.step(h, kv, body_length, tail_length)
+                updated.kv.append(kv)
+            else:
+                mixed = _mix_recurrent(layer.mixer, h, states, updated)
+            x = layer.after_mixer(x, mixed)
+        return x, updated
+
+    def logits(self, hidden: mx.array) -> mx.array:
+        """hidden [..., hidden] -> float32 logits [..., vocabulary]."""
+        return self.lm_head(mx.fast.rms_norm(hidden, self.norm, self.config.rms_norm_eps)).astype(
+            mx.float32
+        )
+
+
+def _mix_recurrent(
+    mixer: DeltaNet, h: mx.array, states: LayerStates, updated: LayerStates
+) -> mx.array:
+    index = len(updated.recurrent)
+    mixed, conv_tail, recurrent = mixer(h, states.conv_tails[index], states.recurrent[index])
+    updated.conv_tails.append(conv_tail)
+    updated.recurrent.append(recurrent)
+    return mixed
+
+
+__all__ = ["KVBuffers", "Layer", "Network"]
