@@ -19,8 +19,8 @@ LayerType = Literal["linear_attention", "full_attention"]
 QuantMode = Literal["affine", "mxfp8", "mxfp4", "nvfp4"]
 
 _FIXED_QUANT: Mapping[str, tuple[int, int]] = {"mxfp8": (8, 32), "mxfp4": (4, 32), "nvfp4": (4, 16)}
-_AFFINE_BITS = (2, 3, 4, 5, 6, 8)
-_AFFINE_GROUPS = (32, 64, 128)
+AFFINE_BITS = (2, 3, 4, 5, 6, 8)
+AFFINE_GROUPS = (32, 64, 128)
 _MODEL_TYPES = ("qwen3_5_moe", "qwen3_5_moe_text")
 
 
@@ -259,10 +259,10 @@ def _quant_spec(section: Section) -> QuantSpec:
             raise section.error("bits", expected, f"{spec.bits} with {spec.group_size}")
         return spec
     bits, group_size = section.positive_int("bits"), section.positive_int("group_size", 64)
-    if bits not in _AFFINE_BITS:
-        raise section.error("bits", f"one of {_AFFINE_BITS}", str(bits))
-    if group_size not in _AFFINE_GROUPS:
-        raise section.error("group_size", f"one of {_AFFINE_GROUPS}", str(group_size))
+    if bits not in AFFINE_BITS:
+        raise section.error("bits", f"one of {AFFINE_BITS}", str(bits))
+    if group_size not in AFFINE_GROUPS:
+        raise section.error("group_size", f"one of {AFFINE_GROUPS}", str(group_size))
     return QuantSpec(bits, group_size, mode)
 
 

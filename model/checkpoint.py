@@ -1,0 +1,177 @@
+"""Loads a checkpoint folder into arrays in the MLX layout.
+
+Everything is checked from the headers first (load_plan.py); then tensors are read one at a time,
+so that memory peaks little above what stays. Knows arrays and files, nothing about the network's
+computation.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import mlx.core as mx
+
+from .config import ModelConfig, QuantSpec
+from .device import DeviceInfo
+from .errors import CheckpointError
+from .layout import Change, Source
+from .load_plan import LoadPlan, PlannedTensor, plan_loading
+from .safetensors_files import fingerprint, stored_tensors
+from .tensors import parameter_count
+
+Progress = Callable[[int, int], None]
+
+_SHARE_OF_MEMORY = 0.6  # of what is free, for float32 weights; caches and activations need the rest
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """The arrays of a network, evaluated.
+
+    arrays: name without the `language_model.` prefix -> array; quantized matrices keep their
+        `.weight` (uint32), `.scales` and, in affine mode, `.biases`.
+    quantized: module path -> how it is stored, for the matrices that are still quantized.
+    set_aside: names in the files of the tensors that were not loaded (vision, MTP).
+    bytes_on_disk: size of all weight files together.
+    """
+
+    arrays: dict[str, mx.array]
+    quantized: dict[str, QuantSpec]
+    set_aside: tuple[str, ...]
+    bytes_on_disk: int
+    fingerprint: str
+
+
+def load_weights(
+    folder: Path,
+    config: ModelConfig,
+    *,
+    compute_dtype: mx.Dtype,
+    dequantize: bool,
+    progress: Progress | None = None,
+) -> Weights:
+    """Loads all tensors of the text network, single-file or sharded, MLX or original layout.
+
+    Floats become `compute_dtype`, `A_log` and `dt_bias` float32. With `dequantize` quantized
+    matrices become `compute_dtype` too. `progress(bytes_done, bytes_total)` is called after every
+    tensor. Raises CheckpointError before any tensor is read if one is missing, unexpected or wrong.
+    """
+    plan = plan_loading(folder, config)
+    loader = _Loader(plan, compute_dtype, dequantize, progress)
+    loader.run()
+    return Weights(
+        arrays=loader.arrays,
+        quantized=loader.quantized,
+        set_aside=plan.set_aside,
+        bytes_on_disk=sum(file.stat().st_size for file in plan.files),
+        fingerprint=fingerprint(folder),
+    )
+
+
+def dequantize_fits(folder: Path, config: ModelConfig, device: DeviceInfo) -> bool:
+    """Whether this is a CPU whose free memory takes the float32 weights with room to work."""
+    if device.kind != "cpu":
+        return False
+    largest = max(tensor.nbytes for tensor in stored_tensors(folder).values())
+    peak = 4 * parameter_count(config) + largest
+    return peak <= _SHARE_OF_MEMORY * device.memory_available
+
+
+class _Loader:
+    """Reads the tensors of a plan, each evaluated on its own and its lazy parts dropped."""
+
+    def __init__(
+        self, plan: LoadPlan, dtype: mx.Dtype, dequantize: bool, progress: Progress | None
+    ) -> None:
+        self.arrays: dict[str, mx.array] = {}
+        self.quantized: dict[str, QuantSpec] = {}
+        self._plan = plan
+        self._dtype = dtype
+        self._dequantize = dequantize
+        self._progress = progress
+        stored = [source.stored for tensor in plan.tensors for source in tensor.sources()]
+        self._uses = Counter(tensor.name for tensor in stored)
+        self._total = sum({tensor.name: tensor.nbytes for tensor in stored}.values())
+        self._done = 0
+        self._lazy: dict[str, mx.array] = {}
+
+    def run(self) -> None:
+        for file in self._plan.files:
+            loaded = cast(dict[str, mx.array], mx.load(str(file)))
+            self._lazy |= {name: array for name, array in loaded.items() if name in self._uses}
+        for tensor in self._plan.tensors:
+            try:
+                self._load(tensor)
+            except RuntimeError as error:  # the file changed or failed after its header was read
+                stored = tensor.source.stored
+                raise CheckpointError(f"{stored.file}: {stored.name}: {error}") from error
+            if self._progress is not None:
+                self._progress(self._done, self._total)
+        mx.clear_cache()
+
+    def _load(self, tensor: PlannedTensor) -> None:
+        if tensor.spec is None:
+            dtype = mx.float32 if tensor.kind == "float32" else self._dtype
+            self._keep(
+                tensor.name, _changed(self._take(tensor.source), tensor.source.change, dtype)
+            )
+            return
+        weight, (scales, biases) = self._take(tensor.source), self._quantization_parts(tensor)
+        if self._dequantize:
+            self._keep(tensor.name, self._dequantized(weight, scales, biases, tensor.spec))
+            return
+        self.quantized[tensor.module] = tensor.spec
+        self._keep(tensor.name, weight)
+        self._keep(f"{tensor.module}.scales", scales)
+        if biases is not None:
+            self._keep(f"{tensor.module}.biases", biases)
+
+    def _quantization_parts(self, tensor: PlannedTensor) -> tuple[mx.array, mx.array | None]:
+        """(scales, biases), cast once here because a matrix product would cast them every time."""
+        if tensor.scales is None:
+            raise ValueError(f"{tensor.name}: planned as quantized without scales")
+        scales = self._take(tensor.scales)
+        if tensor.biases is None:
+            return scales, None
+        return scales.astype(self._dtype), self._take(tensor.biases).astype(self._dtype)
+
+    def _dequantized(
+        self, weight: mx.array, scales: mx.array, biases: mx.array | None, spec: QuantSpec
+    ) -> mx.array:
+        return mx.dequantize(
+            weight,
+            scales,
+            biases,
+            group_size=spec.group_size,
+            bits=spec.bits,
+            mode=spec.mode,
+            dtype=self._dtype,
+        )
+
+    def _take(self, source: Source) -> mx.array:
+        """The stored array, dropped here at its last use; one used twice is read once."""
+        name = source.stored.name
+        self._uses[name] -= 1
+        if self._uses[name]:
+            mx.eval(self._lazy[name])
+            return self._lazy[name]
+        self._done += source.stored.nbytes
+        return self._lazy.pop(name)
+
+    def _keep(self, name: str, array: mx.array) -> None:
+        mx.eval(array)
+        self.arrays[name] = array
+
+
+def _changed(array: mx.array, change: Change, dtype: mx.Dtype) -> mx.array:
+    if change == "add one":
+        return (array.astype(mx.float32) + 1).astype(dtype)
+    if change == "move channels":
+        array = array.swapaxes(1, 2)
+    elif change != "none":
+        half = array.shape[1] // 2
+        array = array[:, :half] if change == "gate half" else array[:, half:]
+    # A view would keep the whole of the stored tensor alive.
+    return mx.contiguous(array.astype(dtype))
