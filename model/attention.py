@@ -1,9 +1,11 @@
 """Gated full attention: grouped queries, partial RoPE, an output gate per head.
 
-Decode attends over a body (immutable, masked by its length) and a small tail in one softmax, so that no step copies the
-KV cache (docs/architecture.md). Formulas: Qwen3.5-MoE as in transformers' `modeling_qwen3_5_moe`.
+Decode attends over a body (immutable, masked by its length) and a small tail in one softmax, so
+that no step copies the KV cache (docs/architecture.md). Formulas: Qwen3.5-MoE as in transformers'
+`modeling_qwen3_5_moe`.
 
-Shapes: B sequences, T new tokens, H query heads, K key/value heads, G = H / K, D head size, C body capacity.
+Shapes: B sequences, T new tokens, H query heads, K key/value heads, G = H / K, D head size, C body
+capacity.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ from model.quantized import AnyLinear, ArraySource, linear
 
 @dataclass(slots=True)
 class KVBuffers:
-    """Keys and values of one layer: body [B, K, C, D] and tail [B, K, TAIL, D]; lengths are kept by the state."""
+    """Keys and values of one layer: body [B, K, C, D] and tail [B, K, TAIL, D]; lengths are kept by
+    the state.
+    """
 
     body_keys: mx.array
     body_values: mx.array
@@ -74,9 +78,11 @@ class Attention:
         return self.o_proj(attended * mx.sigmoid(gate))
 
     def prefill(self, x: mx.array, kv: KVBuffers, length: int) -> tuple[mx.array, KVBuffers]:
-        """A chunk x [B, T, hidden] after `length` tokens that all lie in the body, whose capacity holds T more.
+        """A chunk x [B, T, hidden] after `length` tokens that all lie in the body, whose capacity
+        holds T more.
 
-        Returns the layer's output [B, T, hidden] and the buffers with the chunk written into the body.
+        Returns the layer's output [B, T, hidden] and the buffers with the chunk written into the
+        body.
         """
         T = x.shape[1]
         q, k, v, gate = self._project(x, length)
@@ -95,7 +101,9 @@ class Attention:
     def step(
         self, x: mx.array, kv: KVBuffers, body_length: mx.array, tail_length: mx.array
     ) -> tuple[mx.array, KVBuffers]:
-        """One token x [B, 1, hidden]; lengths are int32 scalars (arrays: mx.compile would bake an int into the graph)."""
+        """One token x [B, 1, hidden]; lengths are int32 scalars (arrays: mx.compile would bake an
+        int into the graph).
+        """
         B = x.shape[0]
         q, k, v, gate = self._project(x, body_length + tail_length)
         start = tail_length.reshape(1)

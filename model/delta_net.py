@@ -1,9 +1,11 @@
 """Gated DeltaNet: the linear-attention mixer of 30 of the 40 layers.
 
-A sequence carries, per layer, the last `kernel - 1` inputs of a short depthwise convolution and one matrix per value
-head, kept in float32. Formulas: Yang et al., "Gated Delta Networks" (2024), as in transformers' `modeling_qwen3_5_moe`.
+A sequence carries, per layer, the last `kernel - 1` inputs of a short depthwise convolution and one
+matrix per value head, kept in float32. Formulas: Yang et al., "Gated Delta Networks" (2024), as in
+transformers' `modeling_qwen3_5_moe`.
 
-Shapes: B sequences, T new tokens, Hk key heads, Hv value heads, Dk and Dv their sizes, W convolution width.
+Shapes: B sequences, T new tokens, Hk key heads, Hv value heads, Dk and Dv their sizes, W
+convolution width.
 """
 
 from __future__ import annotations
@@ -41,7 +43,9 @@ class DeltaNet:
     def __call__(
         self, x: mx.array, conv_tail: mx.array, recurrent: mx.array
     ) -> tuple[mx.array, mx.array, mx.array]:
-        """x [B, T, hidden], conv_tail [B, W-1, channels], recurrent [B, Hv, Dv, Dk] float32 -> output and new states."""
+        """x [B, T, hidden], conv_tail [B, W-1, channels], recurrent [B, Hv, Dv, Dk] float32 ->
+        output and new states.
+        """
         B, T, _ = x.shape
         mixed = mx.concatenate([conv_tail, self.in_proj_qkv(x)], axis=1)
         conv_tail = mixed[:, T:]

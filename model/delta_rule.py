@@ -1,11 +1,13 @@
-"""The gated delta rule, S ← g S; S ← S + β (v − S k) kᵀ; o = S q, in three forms that agree.
+"""The gated delta rule, S ← g S; S ← S + β (v - S k) kᵀ; o = S q, in three forms that agree.
 
-`recurrent_step` is the definition for one token. `chunked` is the matrix form for many tokens (Yang et al. 2024, the UT
-transform of "Parallelizing Linear Transformers with the Delta Rule"): inside a chunk the updates are one triangular
-solve. `built_in` is `mx.fast.gated_delta_update`, a fused kernel on GPUs and a sequential loop on the CPU.
-`choose()` admits the fused one only where it runs on a GPU and agrees with the plain form on this machine.
+`recurrent_step` is the definition for one token. `chunked` is the matrix form for many tokens (Yang
+et al. 2024, the UT transform of "Parallelizing Linear Transformers with the Delta Rule"): inside a
+chunk the updates are one triangular solve. `built_in` is `mx.fast.gated_delta_update`, a fused
+kernel on GPUs and a sequential loop on the CPU. `choose()` admits the fused one only where it runs
+on a GPU and agrees with the plain form on this machine.
 
-Shapes: q, k [B, T, Hk, Dk]; v [B, T, Hv, Dv]; log_decay, beta [B, T, Hv]; state [B, Hv, Dv, Dk]; all float32.
+Shapes: q, k [B, T, Hk, Dk]; v [B, T, Hv, Dv]; log_decay, beta [B, T, Hv]; state [B, Hv, Dv, Dk];
+all float32.
 """
 
 from __future__ import annotations
@@ -51,7 +53,9 @@ def chunked(
     count = (T + padding) // CHUNK
 
     def split(x: mx.array) -> mx.array:
-        """[B, T, Hv, ...] -> [B, Hv, chunks, CHUNK, ...]; a padded token has β = 0 and no decay: it changes nothing."""
+        """[B, T, Hv, ...] -> [B, Hv, chunks, CHUNK, ...]; a padded token has β = 0 and no decay: it
+        changes nothing.
+        """
         if padding:
             x = mx.pad(x, [(0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 2))
         return mx.moveaxis(x.reshape(B, count, CHUNK, heads, *x.shape[3:]), 3, 1)
@@ -61,7 +65,8 @@ def chunked(
     lower = mx.tri(CHUNK, dtype=mx.bool_)
     decay = mx.exp(mx.where(lower, total[..., :, None] - total[..., None, :], -mx.inf))
     weighted_k = k * beta[..., None]
-    # (I + L) u = β v, L strictly lower: what every token writes after those before it in the chunk wrote.
+    # (I + L) u = β v, L strictly lower: what every token writes after those before it in the chunk
+    # wrote.
     interaction = (weighted_k @ k.swapaxes(-1, -2)) * decay * mx.tri(CHUNK, k=-1)
     inverse = mx.linalg.tri_inv(interaction + mx.eye(CHUNK), stream=mx.cpu)
     written = inverse @ (v * beta[..., None])

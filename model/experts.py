@@ -1,7 +1,7 @@
 """The mixture of experts: router, routed experts, shared expert.
 
-Formulas: p = softmax(W_g x) over all experts in float32, the k largest renormalised; the shared expert is weighted by a
-sigmoid gate of its own (transformers' `modeling_qwen3_5_moe`).
+Formulas: p = softmax(W_g x) over all experts in float32, the k largest renormalised; the shared
+expert is weighted by a sigmoid gate of its own (transformers' `modeling_qwen3_5_moe`).
 
 Shapes: B sequences, T tokens, N = B·T, E experts, k experts per token.
 """
@@ -84,7 +84,8 @@ class Experts:
         return out.squeeze(1)[mx.argsort(order)].reshape(*experts.shape, -1)
 
     def _one_expert_after_another(self, tokens: mx.array, experts: mx.array) -> mx.array:
-        """The CPU's form for many tokens: one BLAS product per expert; gather_mm would make one per token.
+        """The CPU's form for many tokens: one BLAS product per expert; gather_mm would make one per
+        token.
 
         Reads the routing back, so it cannot run inside a compiled step.
         """

@@ -1,7 +1,8 @@
 """One running sequence: its state, its sampler row, its pipelined decode step.
 
-Knows nothing of text, stop strings or budgets. Every call comes from the thread that loaded the model. A step is queued
-before the token of the step before it is read, so the device never waits for Python.
+Knows nothing of text, stop strings or budgets. Every call comes from the thread that loaded the
+model. A step is queued before the token of the step before it is read, so the device never waits
+for Python.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from model.steps import Steps
 
 
 class Generation:
-    """A sequence being prefilled and then decoded. After `step()` returned a token, the state has been fed that token."""
+    """A sequence being prefilled and then decoded. After `step()` returned a token, the state has
+    been fed that token.
+    """
 
     def __init__(self, steps: Steps, sampling: SamplingParams):
         self._steps = steps
@@ -42,14 +45,18 @@ class Generation:
     def restore(
         self, spans: Sequence[KVSpan], recurrent: RecurrentSnapshot, tokens: Sequence[int]
     ) -> None:
-        """Continues after `tokens`, whose KV and recurrent state are given. Only on a fresh generation."""
+        """Continues after `tokens`, whose KV and recurrent state are given. Only on a fresh
+        generation.
+        """
         if len(tokens) != recurrent.position:
             raise ValueError(f"{len(tokens)} tokens, but a snapshot at {recurrent.position}")
         self._state.restore(spans, recurrent)
         self._tokens = list(tokens)
 
     def prefill(self, tokens: Sequence[int]) -> None:
-        """Feeds tokens and waits for the device. Long prompts come in several calls: between them is where to cancel."""
+        """Feeds tokens and waits for the device. Long prompts come in several calls: between them
+        is where to cancel.
+        """
         if not tokens:
             return
         self._steps.prefill(self._state, list(tokens))
@@ -58,9 +65,11 @@ class Generation:
         mx.eval(layers.bodies(), layers.moving())
 
     def step(self, token: int | None = None) -> int:
-        """Returns the next token id, or -1 if the logits were not finite; the step after it is queued already.
+        """Returns the next token id, or -1 if the logits were not finite; the step after it is
+        queued already.
 
-        The first call passes the prompt's last token (prefill fed all before it); later ones pass nothing.
+        The first call passes the prompt's last token (prefill fed all before it); later ones pass
+        nothing.
         """
         if token is not None:
             self._start(token)
@@ -73,7 +82,9 @@ class Generation:
         return value
 
     def force(self, tokens: Sequence[int]) -> None:
-        """Feeds `tokens` after the last returned one in place of what was sampled there; step() goes on after them."""
+        """Feeds `tokens` after the last returned one in place of what was sampled there; step()
+        goes on after them.
+        """
         if not tokens:
             return
         self._next = None

@@ -1,4 +1,6 @@
-"""From a checkpoint folder to a model that can run: weights, network, tokenizer, template, warm steps."""
+"""From a checkpoint folder to a model that can run: weights, network, tokenizer, template, warm
+steps.
+"""
 
 from __future__ import annotations
 
@@ -58,8 +60,8 @@ class Model:
     ) -> mx.array:
         """Float32 logits [T, vocabulary] after every token of a sequence.
 
-        The last `decode` tokens go one by one through the compiled decode step, the others through prefill, in chunks of
-        the given lengths (the last one repeats).
+        The last `decode` tokens go one by one through the compiled decode step, the others through
+        prefill, in chunks of the given lengths (the last one repeats).
         """
         state = SequenceState(self.config, self.network.dtype)
         ids, rows, start = list(tokens), [], 0
@@ -117,10 +119,12 @@ def load_model(
     progress: Callable[[int, int], None] | None = None,
     dequantize: bool | None = None,
 ) -> Model:
-    """Loads a checkpoint folder, or a hub id (downloaded or from the hub's cache), or None: the embedded demo.
+    """Loads a checkpoint folder, or a hub id (downloaded or from the hub's cache), or None: the
+    embedded demo.
 
-    `dequantize` defaults to true on a CPU whose memory holds the float32 weights, since quantized products are slow
-    there; `progress(bytes_done, bytes_total)` is called while weights load. Raises CheckpointError.
+    `dequantize` defaults to true on a CPU whose memory holds the float32 weights, since quantized
+    products are slow there; `progress(bytes_done, bytes_total)` is called while weights load.
+    Raises CheckpointError.
     """
     folder = DEMO_FOLDER if path is None else resolve(str(path))
     device = devices.current()
@@ -164,7 +168,9 @@ def folder_name(folder: Path, path: Path | str | None) -> str:
 
 
 def resolve(path: str) -> Path:
-    """A local folder, or the snapshot of a hub id (`owner/name`), downloaded when it is not in the hub's cache."""
+    """A local folder, or the snapshot of a hub id (`owner/name`), downloaded when it is not in the
+    hub's cache.
+    """
     folder = Path(path).expanduser()
     if folder.is_dir():
         return folder

@@ -1,6 +1,7 @@
 """The decoder, on one page: embedding, layers of mixer and experts, final norm, output head.
 
-Knows nothing of sampling, caches' bookkeeping or text. Residual stream: h = x + Mixer(RMS(x)); out = h + Experts(RMS(h)).
+Knows nothing of sampling, caches' bookkeeping or text. Residual stream: h = x + Mixer(RMS(x)); out
+= h + Experts(RMS(h)).
 """
 
 from __future__ import annotations
@@ -71,7 +72,9 @@ class Network:
     def prefill(
         self, tokens: mx.array, states: LayerStates, length: int
     ) -> tuple[mx.array, LayerStates]:
-        """A chunk of tokens [B, T] after `length` tokens held in the bodies -> hidden [B, T, hidden], new states."""
+        """A chunk of tokens [B, T] after `length` tokens held in the bodies -> hidden [B, T,
+        hidden], new states.
+        """
         x = self.embed_tokens(tokens)
         updated = states.empty_like()
         for layer in self.layers:

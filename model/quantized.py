@@ -1,7 +1,8 @@
-"""Linear, embedding and per-expert linear maps, plain or quantized, built from a checkpoint's arrays.
+"""Linear, embedding and per-expert linear maps, plain or quantized, built from a checkpoint's
+arrays.
 
-Knows nothing of files or of the network they sit in. Weight layouts are MODEL-checkpoint layouts: `[out, in]`, and
-`[experts, out, in]` for experts; quantized ones are packed along `in`.
+Knows nothing of files or of the network they sit in. Weight layouts are those of MLX checkpoints:
+`[out, in]`, and `[experts, out, in]` for experts; quantized ones are packed along `in`.
 """
 
 from __future__ import annotations

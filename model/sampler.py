@@ -1,7 +1,8 @@
 """The sampler inside the compiled decode step: one vectorised function over the rows of a batch.
 
-Only what a request asked for is computed: the variant (greedy, filtered, penalised) is fixed when the step is compiled.
-Shapes: B rows, V vocabulary. Order: penalties and bias, temperature, top_k, top_p, min_p, then a Gumbel-argmax draw.
+Only what a request asked for is computed: the variant (greedy, filtered, penalised) is fixed when
+the step is compiled. Shapes: B rows, V vocabulary. Order: penalties and bias, temperature, top_k,
+top_p, min_p, then a Gumbel-argmax draw.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from model.sampling import SamplingParams
 
 
 class Variant(NamedTuple):
-    """What a compiled step computes. `with_logits` adds the row's logits to its outputs (tests, scoring)."""
+    """What a compiled step computes. `with_logits` adds the row's logits to its outputs (tests,
+    scoring).
+    """
 
     greedy: bool
     filtered: bool
@@ -63,7 +66,9 @@ def sampler_row(params: SamplingParams, vocab_size: int, seen: list[int]) -> Sam
 def count_fed(
     moving: dict[str, mx.array], token: mx.array, generated: mx.array
 ) -> dict[str, mx.array]:
-    """Adds the token being fed [B] to the counts; `generated` (int32, 0 or 1) is 0 for a prompt token."""
+    """Adds the token being fed [B] to the counts; `generated` (int32, 0 or 1) is 0 for a prompt
+    token.
+    """
     if "counts" not in moving:
         return moving
     counts = moving["counts"]
@@ -74,7 +79,9 @@ def count_fed(
 def sample(
     logits: mx.array, variant: Variant, constants: dict[str, mx.array], moving: dict[str, mx.array]
 ) -> tuple[mx.array, dict[str, mx.array]]:
-    """logits [B, V] float32 -> token ids [B] int32 (-1 where the logits are not finite) and the moved arrays."""
+    """logits [B, V] float32 -> token ids [B] int32 (-1 where the logits are not finite) and the
+    moved arrays.
+    """
     finite = mx.isfinite(logits.max(axis=-1))
     if variant.penalised:
         logits = _penalise(logits, constants, moving)

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 class SamplingParams:
     """Sampling parameters of one sequence.
 
-    `temperature` 0 means greedy. `top_k` 0, `top_p` 1 and `min_p` 0 switch their filter off; they apply in that order,
-    after penalties and temperature. `presence_penalty` and `frequency_penalty` (subtracted, -2 to 2) count generated
-    tokens; `repetition_penalty` (1 = off; divides positive and multiplies negative logits) counts the prompt too.
-    `logit_bias` maps token ids to a number added to their logits.
+    `temperature` 0 means greedy. `top_k` 0, `top_p` 1 and `min_p` 0 switch their filter off; they
+    apply in that order, after penalties and temperature. `presence_penalty` and `frequency_penalty`
+    (subtracted, -2 to 2) count generated tokens; `repetition_penalty` (1 = off; divides positive
+    and multiplies negative logits) counts the prompt too. `logit_bias` maps token ids to a number
+    added to their logits.
     """
 
     temperature: float = 1.0

@@ -1,8 +1,9 @@
-"""The state of one sequence: KV in an immutable body and a small tail, convolution tails, recurrent matrices.
+"""The state of one sequence: KV in an immutable body and a small tail, convolution tails, recurrent
+matrices.
 
-The body is replaced only when the tail is full, so a decode step copies at most the tail even while a step still in
-flight holds its inputs. KV can be cut anywhere; the recurrent part cannot be rewound and is reused only from a snapshot
-at exactly the right token.
+The body is replaced only when the tail is full, so a decode step copies at most the tail even while
+a step still in flight holds its inputs. KV can be cut anywhere; the recurrent part cannot be
+rewound and is reused only from a snapshot at exactly the right token.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ TAIL = 256
 
 @dataclass(slots=True)
 class LayerStates:
-    """Per-layer arrays, in layer order: `kv` of the attention layers, the other two of the DeltaNet layers."""
+    """Per-layer arrays, in layer order: `kv` of the attention layers, the other two of the DeltaNet
+    layers.
+    """
 
     kv: list[KVBuffers] = field(default_factory=list)
     conv_tails: list[mx.array] = field(default_factory=list)
@@ -54,7 +57,9 @@ class LayerStates:
 
 @dataclass(frozen=True, slots=True)
 class KVSpan:
-    """Keys and values [1, K, length, D] of consecutive tokens, per attention layer, in memory of their own."""
+    """Keys and values [1, K, length, D] of consecutive tokens, per attention layer, in memory of
+    their own.
+    """
 
     keys: tuple[mx.array, ...]
     values: tuple[mx.array, ...]
@@ -79,7 +84,9 @@ class RecurrentSnapshot:
 
 
 def bucket(length: int, limit: int) -> int:
-    """Capacity of a body that holds `length` tokens: 0, or a power of two or one and a half times one, from 256."""
+    """Capacity of a body that holds `length` tokens: 0, or a power of two or one and a half times
+    one, from 256.
+    """
     if length == 0:
         return 0
     capacity = 256
@@ -176,7 +183,7 @@ class SequenceState:
         return RecurrentSnapshot(tuple(conv), tuple(recurrent), self.length)
 
     def restore(self, spans: Sequence[KVSpan], snapshot: RecurrentSnapshot) -> None:
-        """Continues from cached spans that end at the snapshot's position. Only on a fresh state."""
+        """Continues from spans ending at the snapshot's position. Only on a fresh state."""
         length = sum(span.length for span in spans)
         if self.length or length != snapshot.position:
             raise ValueError(

@@ -1,7 +1,9 @@
-"""The two ways a sequence advances: an eager prefill chunk, and one decode step compiled as a whole by mx.compile.
+"""The two ways a sequence advances: an eager prefill chunk, and one decode step compiled as a whole
+by mx.compile.
 
-A compiled step takes the fed token, the state's arrays, lengths as arrays and the sampler's row, and returns the next
-token and the moved arrays. It is traced once per (KV bucket, sampler variant): lengths never enter the graph as numbers.
+A compiled step takes the fed token, the state's arrays, lengths as arrays and the sampler's row,
+and returns the next token and the moved arrays. It is traced once per (KV bucket, sampler variant):
+lengths never enter the graph as numbers.
 """
 
 from __future__ import annotations
@@ -59,8 +61,8 @@ class Steps:
     ) -> tuple[mx.array, dict[str, mx.array], mx.array | None]:
         """Feeds one token [1] and samples the next. Updates the state; nothing is evaluated yet.
 
-        `generated` is false when the fed token belongs to the prompt. Returns the next token [1], the sampler's moved
-        arrays, and the logits [1, V] when the variant asks for them.
+        `generated` is false when the fed token belongs to the prompt. Returns the next token [1],
+        the sampler's moved arrays, and the logits [1, V] when the variant asks for them.
         """
         if state.tail_full:
             state.reserve(0)
