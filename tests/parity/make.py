@@ -1,0 +1,88 @@
+"""Write the parity checkpoints and what the two other implementations compute from them.
+
+    python -m tests.parity.make FOLDER           every live checkpoint, all positions
+    python -m tests.parity.make --golden tests/golden  the committed one, selected positions
+
+Run apart from the tests: torch and the BLAS that `model` loads stay in different processes.
+For each checkpoint NAME: NAME/original, NAME/SCHEME and NAME/references.npz, which holds
+`tokens.I`, `positions.I` and the float32 logits `SOURCE.I` [positions, vocab] of sequence I, where
+SOURCE is `transformers`, `mlx-lm` or `mlx-lm.SCHEME`.
+"""
+
+# torch, transformers and mlx-lm are not in the environment that is type-checked.
+# pyright: reportMissingImports=false
+
+import argparse
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tests.parity import mlx_reference, tiny
+
+DECODED = 64
+
+
+def transformers_logits(network: torch.nn.Module, sequences: list[list[int]]) -> list[np.ndarray]:
+    """transformers' logits [T, vocab] float32 of each sequence, in one piece."""
+    with torch.no_grad():
+        outputs = [network(torch.tensor([s]), use_cache=False).logits[0] for s in sequences]
+    return [output.float().numpy() for output in outputs]
+
+
+def make(model: tiny.TinyModel, folder: Path, *, every: int) -> None:
+    """Write one checkpoint in all its forms; keep one position in `every`, and the last 64."""
+    sequences = tiny.tokens(model)
+    network = tiny.build(model)
+    original = folder / "original"
+    tiny.write_original(model, network, original, torch.bfloat16)
+    sources = {"transformers": transformers_logits(network, sequences)}
+    with tempfile.TemporaryDirectory() as scratch:
+        # mlx-lm adds one to the norms in the file's dtype; in bfloat16 that would round them.
+        exact = Path(scratch) / "float32"
+        tiny.write_original(model, network, exact, torch.float32)
+        sources["mlx-lm"] = mlx_reference.logits(exact, sequences)
+    for scheme in model.schemes:
+        mlx_reference.quantize(original, folder / scheme, scheme)
+        sources[f"mlx-lm.{scheme}"] = mlx_reference.logits(folder / scheme, sequences)
+
+    content: dict[str, np.ndarray] = {}
+    for i, sequence in enumerate(sequences):
+        length = len(sequence)
+        positions = np.array([p for p in range(length) if p % every == 0 or p >= length - DECODED])
+        content[f"tokens.{i}"] = np.array(sequence, np.int32)
+        content[f"positions.{i}"] = positions.astype(np.int32)
+        for source, results in sources.items():
+            content[f"{source}.{i}"] = results[i][positions]
+    np.savez_compressed(folder / "references.npz", allow_pickle=False, **content)
+    report(sources)
+
+
+def report(sources: dict[str, list[np.ndarray]]) -> None:
+    """Print how far each source is from transformers."""
+    for source, results in sources.items():
+        pairs = zip(results, sources["transformers"], strict=True)
+        largest = max(float(np.abs(a - b).max()) for a, b in pairs)
+        print(f"  {source}: max |difference| from transformers {largest:.2e}, ", end="")
+        print(f"standard deviation {results[0].std():.2f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Write parity checkpoints and references.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--golden", action="store_true")
+    arguments = parser.parse_args()
+    torch.set_num_threads(2)
+    models = (tiny.GOLDEN,) if arguments.golden else tiny.LIVE
+    for model in models:
+        print(model.name, flush=True)
+        target = arguments.folder / model.name
+        if target.exists():
+            shutil.rmtree(target)
+        make(model, target, every=4 if arguments.golden else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Logits against transformers and mlx-lm, live, in an environment of its own (.venv-parity).
+# PYTHON chooses the interpreter; further arguments go to pytest.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+venv=.venv-parity
+wanted="torch 2.13.0, transformers 5.23, mlx-lm 0.32.2"
+python="$venv/bin/python"
+pip=("$python" -m pip install --disable-pip-version-check -q)
+
+stamp="$wanted $(cat requirements.lock requirements-dev.lock | cksum)"
+if [ "$(cat "$venv/.installed" 2>/dev/null || true)" != "$stamp" ]; then
+  test -x "$python" || "${PYTHON:-python3}" -m venv "$venv"
+  "${pip[@]}" --require-hashes -r requirements.lock -r requirements-dev.lock
+  # The build for CPUs where one is offered: on Linux the plain one brings gigabytes of CUDA.
+  if [ "$(uname -s)" = Linux ]; then
+    "${pip[@]}" "torch==2.13.0+cpu" || "${pip[@]}" torch==2.13.0
+  else
+    "${pip[@]}" torch==2.13.0
+  fi
+  # The lock holds for everything it names; the two implementations bring what it does not.
+  constraints=$(mktemp)
+  trap 'rm -f "$constraints"' EXIT
+  "$python" -m pip freeze --exclude-editable --disable-pip-version-check > "$constraints"
+  "${pip[@]}" -c "$constraints" "transformers>=5.23,<6" mlx-lm==0.32.2
+  "${pip[@]}" --no-deps --no-build-isolation -e .
+  echo "$stamp" > "$venv/.installed"
+fi
+
+exec "$python" -m pytest -m parity tests/parity "$@"
