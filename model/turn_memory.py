@@ -1,0 +1,130 @@
+"""The exact token ids of the assistant turns that this server generated.
+
+A client sends its history back as text, often without the reasoning or with trimmed whitespace; the
+ids that text encodes to are then not those whose state is cached. This memory finds a turn by the
+tokens before it and by what the client was given. Knows nothing of templates or text encoding.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import threading
+from array import array
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+MAX_TOKENS = 4_000_000
+_VARIANTS = 8
+
+
+class PrefixDigest:
+    """A running digest of a token sequence: equal digests stand for equal tokens."""
+
+    __slots__ = ("_hash",)
+
+    def __init__(self, tokens: Iterable[int] = ()) -> None:
+        self._hash = hashlib.blake2b(array("I", tokens).tobytes(), digest_size=20)
+
+    def update(self, tokens: Iterable[int]) -> None:
+        """Appends `tokens`."""
+        self._hash.update(array("I", tokens).tobytes())
+
+    def after(self, tokens: Iterable[int]) -> bytes:
+        """The digest with `tokens` appended; this one stays as it is."""
+        branch = self._hash.copy()
+        branch.update(array("I", tokens).tobytes())
+        return branch.digest()
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    generated: array[int]
+    content: str
+    reasoning: str
+    calls: str
+
+
+class TurnMemory:
+    """Bounded by the ids it holds, least recently used first out; safe from any thread."""
+
+    def __init__(self, max_tokens: int = MAX_TOKENS) -> None:
+        self._max_tokens = max_tokens
+        self._held = 0
+        self._turns: OrderedDict[bytes, list[_Turn]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def remember(
+        self,
+        prefix_tokens: Sequence[int],
+        generated_ids: Sequence[int],
+        content: str,
+        reasoning: str,
+        tool_calls: Sequence[Mapping[str, Any]] | None,
+    ) -> None:
+        """Keeps a finished turn: the prompt's tokens (generation prompt included), the ids
+        generated after it, and what the client was given for them."""
+        key = PrefixDigest(prefix_tokens).after(())
+        turn = _Turn(
+            array("I", generated_ids), content.strip(), reasoning.strip(), _canonical(tool_calls)
+        )
+        with self._lock:
+            variants = self._turns.setdefault(key, [])
+            self._turns.move_to_end(key)
+            for same in [t for t in variants if _client_view(t) == _client_view(turn)]:
+                self._drop(variants, same)
+            variants.append(turn)
+            self._held += len(turn.generated)
+            if len(variants) > _VARIANTS:
+                self._drop(variants, variants[0])
+            while self._held > self._max_tokens and self._turns:
+                _, oldest = self._turns.popitem(last=False)
+                self._held -= sum(len(t.generated) for t in oldest)
+
+    def recall(
+        self,
+        prefix: bytes,
+        content: str,
+        reasoning: str,
+        tool_calls: Sequence[Mapping[str, Any]] | None,
+    ) -> list[int] | None:
+        """The ids generated after the prefix (`PrefixDigest.after`) for the turn that a client now
+        sends back, None when there was no such turn. An empty `reasoning` matches any; the latest
+        turn that matches wins."""
+        content, reasoning = content.strip(), reasoning.strip()
+        with self._lock:
+            variants = self._turns.get(prefix)
+            if variants is None:
+                return None
+            calls = _canonical(tool_calls)
+            for turn in reversed(variants):
+                if turn.content != content or turn.calls != calls:
+                    continue
+                if reasoning in ("", turn.reasoning):
+                    self._turns.move_to_end(prefix)
+                    return turn.generated.tolist()
+        return None
+
+    def _drop(self, variants: list[_Turn], turn: _Turn) -> None:
+        variants.remove(turn)
+        self._held -= len(turn.generated)
+
+
+def _client_view(turn: _Turn) -> tuple[str, str, str]:
+    return turn.content, turn.reasoning, turn.calls
+
+
+def _canonical(tool_calls: Sequence[Mapping[str, Any]] | None) -> str:
+    """Calls by name and argument values: ids, key order and spacing do not distinguish them."""
+    calls = []
+    for call in tool_calls or ():
+        function = call.get("function", call)
+        arguments = function.get("arguments")
+        if isinstance(arguments, str):
+            with contextlib.suppress(ValueError):
+                arguments = json.loads(arguments)
+        calls.append([function.get("name"), arguments or {}])
+    return json.dumps(calls, sort_keys=True)
