@@ -1,0 +1,60 @@
+"""GET /v1/models and /v1/models/{id}, and the policy on model names.
+
+One model is loaded and answers whatever name a request gives, since clients send all kinds;
+answers carry the served name. With strict names an unknown one is a 404.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+
+from server.api.errors import ApiError
+from server.api.serving import engine_of
+from server.engine import ModelInfo
+
+router = APIRouter()
+
+
+def check_model(name: str | None, info: ModelInfo, *, strict: bool) -> None:
+    """Raises ApiError (404) where names are strict and `name` is another model's."""
+    if strict and name not in (None, "", info.id):
+        raise _not_found(name, info)
+
+
+def _not_found(name: str, info: ModelInfo) -> ApiError:
+    return ApiError(
+        f"The model {name!r:.120} does not exist; this server has {info.id!r}.",
+        param="model",
+        code="model_not_found",
+        status=404,
+    )
+
+
+def _card(info: ModelInfo) -> dict[str, Any]:
+    return {
+        "id": info.id,
+        "object": "model",
+        "created": info.created,
+        "owned_by": "mxserve",
+        "context_length": info.context_length,
+        "max_model_len": info.context_length,
+    }
+
+
+@router.get("/v1/models")
+@router.get("/v1/models/", include_in_schema=False)
+@router.get("/models", include_in_schema=False)
+async def models(request: Request) -> dict[str, Any]:
+    return {"object": "list", "data": [_card(engine_of(request).info)]}
+
+
+@router.get("/v1/models/{name:path}")
+@router.get("/models/{name:path}", include_in_schema=False)
+async def one_model(request: Request, name: str) -> dict[str, Any]:
+    info = engine_of(request).info
+    if name != info.id:
+        raise _not_found(name, info)
+    return _card(info)

@@ -1,0 +1,42 @@
+"""What every route needs: the engine's face and the settings that shape answers.
+
+The one place that says which part of the engine the dialects use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Protocol, cast
+
+from starlette.requests import Request
+
+from server.engine import GenerationRequest, Health, ModelInfo
+from server.engine.events import Event
+from server.settings import Settings
+
+
+class EventSource(Protocol):
+    """The events of one submitted request."""
+
+    def __aiter__(self) -> AsyncIterator[Event]: ...
+
+    def cancel(self) -> None: ...
+
+
+class Serving(Protocol):
+    """The engine as the dialects see it; server.engine.Engine is one."""
+
+    @property
+    def info(self) -> ModelInfo: ...
+
+    def health(self) -> Health: ...
+
+    async def submit(self, request: GenerationRequest) -> EventSource: ...
+
+
+def engine_of(request: Request) -> Serving:
+    return cast(Serving, request.app.state.engine)
+
+
+def settings_of(request: Request) -> Settings:
+    return cast(Settings, request.app.state.settings)

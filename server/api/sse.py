@@ -1,0 +1,63 @@
+"""Server-sent events in OpenAI's framing, over sse-starlette.
+
+Knows framing, keep-alives, and what happens when a reader leaves or stops reading; nothing of
+what the events say.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from sse_starlette import EventSourceResponse, ServerSentEvent
+from sse_starlette.sse import AppStatus, SendTimeoutError
+from starlette.types import Receive, Scope, Send
+
+log = logging.getLogger(__name__)
+
+SEPARATOR = "\n"
+DONE = b"data: [DONE]\n\n"
+
+# Streams end when the engine ends them (it drains first), not 0.2 s after SIGTERM.
+AppStatus.disable_automatic_graceful_drain()
+
+
+def frame(value: Any) -> bytes:
+    """`value` as one data frame."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return b"data: " + text.encode() + b"\n\n"
+
+
+def _ping() -> ServerSentEvent:
+    return ServerSentEvent(comment="ping", sep=SEPARATOR)
+
+
+class EventStream(EventSourceResponse):
+    """A stream of frames. `on_close` runs however it ends, even when it never began."""
+
+    def __init__(
+        self,
+        frames: AsyncIterator[bytes],
+        *,
+        ping_s: float,
+        send_timeout_s: float,
+        on_close: Callable[[], None],
+    ) -> None:
+        super().__init__(
+            frames,
+            ping=ping_s,
+            sep=SEPARATOR,
+            ping_message_factory=_ping,
+            send_timeout=send_timeout_s,
+        )
+        self._on_close = on_close
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        except SendTimeoutError:
+            log.warning("a reader stopped reading for %g s; its stream was cut", self.send_timeout)
+        finally:
+            self._on_close()

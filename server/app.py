@@ -1,0 +1,58 @@
+"""create_app(settings, engine): routes, error handlers and middleware as one ASGI application.
+
+Knows the order of the layers; starting and stopping the engine is the command's affair.
+"""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp
+
+from server import __version__, middleware
+from server.api import chat, errors, health, models
+from server.api.serving import Serving
+from server.engine.errors import EngineError
+from server.settings import Settings
+
+EXPOSED_HEADERS = ["x-request-id", "retry-after"]
+
+
+def create_app(settings: Settings, engine: Serving) -> ASGIApp:
+    """The application; its layers from the outside: request id, host, CORS, origin, key."""
+    app = FastAPI(
+        title="mxserve",
+        version=__version__,
+        openapi_url=None,
+        redirect_slashes=False,
+        exception_handlers={
+            errors.ApiError: errors.on_api_error,
+            EngineError: errors.on_engine_error,
+            HTTPException: errors.on_http_exception,
+            ClientDisconnect: errors.on_client_gone,
+            Exception: errors.on_crash,
+        },
+    )
+    app.state.settings = settings
+    app.state.engine = engine
+    for module in (chat, models, health):
+        app.include_router(module.router)
+
+    layers: ASGIApp = app
+    if settings.api_key is not None:
+        layers = middleware.ApiKey(layers, settings.api_key.get_secret_value())
+    layers = middleware.Origin(layers, settings.cors_origins)
+    if settings.cors_origins:
+        layers = CORSMiddleware(
+            layers,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST", "HEAD"],
+            allow_headers=["*"],
+            expose_headers=EXPOSED_HEADERS,
+        )
+    hosts = settings.host_names()
+    if hosts is not None:
+        layers = middleware.Host(layers, hosts)
+    return middleware.RequestId(layers)

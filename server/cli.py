@@ -1,0 +1,97 @@
+"""The command line: `mxserve serve | chat | bench`.
+
+Knows flags and exit statuses; each command's work is in its own module, imported when it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from server import __version__
+
+EXIT_CONFIG = 78  # EX_CONFIG: a restart does not help
+ELSEWHERE = {"chat": "server.chat", "bench": "server.bench"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the process's exit status."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if args and args[0] in ELSEWHERE:
+        return importlib.import_module(ELSEWHERE[args[0]]).main(args[1:]) or 0
+    flags = vars(parser().parse_args(args))
+    flags.pop("command")
+    from server.serve import serve
+    from server.settings import SettingsError, load_settings
+
+    try:
+        settings = load_settings(flags)
+    except SettingsError as error:
+        print(f"mxserve: {error}", file=sys.stderr)
+        return EXIT_CONFIG
+    return serve(settings)
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands; `chat` and `bench` have parsers of their own."""
+    top = argparse.ArgumentParser(
+        prog="mxserve", description="An OpenAI-compatible server for one model."
+    )
+    top.add_argument("--version", action="version", version=f"mxserve {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_serve_flags(
+        commands.add_parser(
+            "serve",
+            help="serve a model over HTTP",
+            description="Every flag can also be an environment variable (MXSERVE_PORT=...) or a "
+            "key of the TOML file given with --config (port = ...); flags win, then the "
+            "environment.",
+            argument_default=argparse.SUPPRESS,
+        )
+    )
+    commands.add_parser("chat", help="talk to a model in the terminal", add_help=False)
+    commands.add_parser("bench", help="measure a server", add_help=False)
+    return top
+
+
+def _add_serve_flags(serve: argparse.ArgumentParser) -> None:
+    add = serve.add_argument
+    add("--config", metavar="FILE", help="TOML file with settings")
+    add("--model", metavar="PATH|ID", help="checkpoint folder or hub id (default: embedded demo)")
+    add("--served-model-name", metavar="NAME", help="model name that clients see")
+    add("--host", help="address to listen on (default: localhost, IPv4 and IPv6)")
+    add("--port", help="port to listen on, 0 for any free one (default: 8080)")
+    add("--max-queue", metavar="N", help="requests that may wait; more get a 429 (default: 64)")
+    add("--max-active", metavar="N", help="requests served in turns (default: 8)")
+    add("--cache-bytes", metavar="SIZE", help="prompt cache, e.g. 2GB; 0 is off (default: 1GiB)")
+    add(
+        "--effort-budgets",
+        metavar="low=N,...",
+        help="thinking tokens of each reasoning effort, or none for no limit "
+        "(default: minimal=256,low=1024,medium=4096,high=16384,xhigh=none,max=none)",
+    )
+    add("--request-timeout", metavar="S", help="longest time for one request (default: none)")
+    add("--max-body-bytes", metavar="SIZE", help="largest request body (default: 32MiB)")
+    add("--body-timeout", metavar="S", help="longest time for a body to arrive (default: 30)")
+    add("--ping-interval", metavar="S", help="keep-alive comment in quiet streams (default: 10)")
+    add("--send-timeout", metavar="S", help="cut a reader that stopped reading (default: 60)")
+    add("--drain-seconds", metavar="S", help="time to finish requests at a stop (default: 30)")
+    add("--api-key", metavar="KEY", help="key clients must send; needed off loopback")
+    add(
+        "--cors-origin",
+        dest="cors_origins",
+        action="append",
+        metavar="ORIGIN",
+        help="browser origin that may call, * for any; repeatable (default: none)",
+    )
+    add(
+        "--allowed-host",
+        dest="allowed_hosts",
+        action="append",
+        metavar="NAME",
+        help="further Host name to answer to; repeatable",
+    )
+    add("--strict-model", action="store_true", help="404 for another model's name")
+    add("--log-level", choices=("debug", "info", "warning", "error"), help="default: info")

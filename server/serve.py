@@ -1,0 +1,178 @@
+"""`mxserve serve`: the process around the engine and the application.
+
+Knows sockets, signals, start, drain and exit statuses; not HTTP and not the model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+
+import uvicorn
+
+from model.errors import CheckpointError
+from server import __version__, log
+from server.app import create_app
+from server.engine import Engine, ModelInfo
+from server.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+EXIT_STARTUP = 1
+EXIT_ENGINE_DEAD = 70
+DEATH_CHECK_S = 0.5
+GRACE_S = 5.0
+MAX_HEADER_BYTES = 64 * 1024
+
+
+class Server(uvicorn.Server):
+    """uvicorn that drains the engine while it waits for connections: what runs finishes or gets
+    an error of its own, and no stream is cut."""
+
+    def __init__(self, config: uvicorn.Config, engine: Engine, drain_s: float) -> None:
+        super().__init__(config)
+        self._engine = engine
+        self._drain_s = drain_s
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        draining = asyncio.create_task(self._engine.stop(self._drain_s))
+        await super().shutdown(sockets)
+        await draining
+
+
+def serve(settings: Settings) -> int:
+    """Serves until a signal or the engine's death; returns the exit status."""
+    log.configure(settings.log_level)
+    try:
+        sockets = listen(settings.host, settings.port)
+    except OSError as error:
+        where = f"{settings.host}:{settings.port}"
+        return _fail(f"cannot listen on {where}: {error.strerror or error}")
+    # uvicorn raises the signal again when it has drained; the status is ours to set.
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        return asyncio.run(_run(settings, sockets))
+    except KeyboardInterrupt:
+        return 0
+
+
+async def _run(settings: Settings, sockets: list[socket.socket]) -> int:
+    engine = Engine(settings.engine())
+    server = Server(
+        uvicorn.Config(
+            create_app(settings, engine),
+            http="h11",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+            timeout_graceful_shutdown=int(settings.drain_seconds + GRACE_S),
+        ),
+        engine,
+        settings.drain_seconds,
+    )
+    serving = asyncio.create_task(server.serve(sockets=sockets))
+    starting = asyncio.create_task(engine.start())
+    await asyncio.wait({serving, starting}, return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():  # a signal came while the model was loading
+        _exit_later(0)
+        starting.cancel()
+        return 0
+    failure = starting.exception()
+    if failure is not None:
+        _exit_later(EXIT_STARTUP)
+        server.should_exit = True
+        status = _fail(_told(failure))
+        await serving
+        return status
+    sys.stderr.write(banner(engine.info, sockets))
+    sys.stderr.flush()
+    dying = asyncio.create_task(_death(engine))
+    await asyncio.wait({serving, dying}, return_when=asyncio.FIRST_COMPLETED)
+    if not dying.done():
+        dying.cancel()
+        await serving
+        return 0
+    logger.critical("the engine died: %s", dying.result())
+    _exit_later(EXIT_ENGINE_DEAD)
+    server.should_exit = True
+    await serving
+    return EXIT_ENGINE_DEAD
+
+
+async def _death(engine: Engine) -> str:
+    """Returns the reason when the engine is dead."""
+    while (health := engine.health()).status != "dead":  # noqa: ASYNC110 (nobody calls back)
+        await asyncio.sleep(DEATH_CHECK_S)
+    return health.reason or "no reason given"
+
+
+def _exit_later(status: int) -> None:
+    """Ends the process even when a thread does not end."""
+    timer = threading.Timer(GRACE_S, os._exit, [status])
+    timer.daemon = True
+    timer.start()
+
+
+def _told(error: BaseException) -> str:
+    if isinstance(error, (CheckpointError, OSError, ValueError)):
+        return " ".join(str(error).split())
+    logger.error("the model could not be loaded", exc_info=error)
+    return f"the model could not be loaded: {error!r}"
+
+
+def _fail(message: str) -> int:
+    print(f"mxserve: {message}", file=sys.stderr)
+    return EXIT_STARTUP
+
+
+def listen(host: str, port: int) -> list[socket.socket]:
+    """Sockets for `host`; localhost is both loopback addresses, where there are two.
+
+    Raises OSError.
+    """
+    if host != "localhost":
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return [_bound(family, host, port)]
+    first = _bound(socket.AF_INET, "127.0.0.1", port)
+    try:
+        return [first, _bound(socket.AF_INET6, "::1", first.getsockname()[1])]
+    except OSError:  # no IPv6 here
+        return [first]
+
+
+def _bound(family: socket.AddressFamily, host: str, port: int) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind((host, port))
+        sock.listen(2048)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def banner(info: ModelInfo, sockets: list[socket.socket]) -> str:
+    """What a newcomer needs to see: where, which model, and a line to try."""
+    host, port = sockets[0].getsockname()[:2]
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    lines = [
+        f"mxserve {__version__} is ready at {url}/v1",
+        f"model: {info.id} (context {info.context_length:,} tokens)",
+    ]
+    if info.is_demo:
+        lines.append("demo model: tiny, made to try the server; --model PATH|ID serves a real one")
+    body = '{"messages": [{"role": "user", "content": "What is the capital of France?"}]}'
+    lines += ["", "Try it:", f"  curl {url}/v1/chat/completions -d '{body}'", ""]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,181 @@
+"""Settings: flags over environment (MXSERVE_...) over a TOML file (--config) over defaults.
+
+Knows every setting's name, range and spelling; nothing of what acts on them.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from server.engine import EngineSettings
+
+PREFIX = "MXSERVE_"
+MIB = 1 << 20
+DEFAULT_BUDGETS: Mapping[str, int | None] = {
+    "minimal": 256,
+    "low": 1024,
+    "medium": 4096,
+    "high": 16384,
+    "xhigh": None,
+    "max": None,
+}
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmg]?i?)b?", re.IGNORECASE)
+
+
+class SettingsError(ValueError):
+    """A setting that cannot be used; str() is one line for the terminal."""
+
+
+class Settings(BaseSettings):
+    """Everything `mxserve serve` can be told. Times are in seconds, sizes in bytes."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
+
+    config: Path | None = None
+    model: str | None = None
+    served_model_name: str | None = Field(None, min_length=1, max_length=256)
+    host: str = "localhost"
+    port: int = Field(8080, ge=0, le=65535)
+    max_queue: int = Field(64, ge=0, le=100_000)
+    max_active: int = Field(8, ge=1, le=256)
+    cache_bytes: int = Field(1 << 30, ge=0)
+    effort_budgets: Annotated[Mapping[str, int | None], NoDecode] = DEFAULT_BUDGETS
+    request_timeout: float | None = Field(None, gt=0)
+    max_body_bytes: int = Field(32 * MIB, ge=1024)
+    body_timeout: float = Field(30.0, gt=0)
+    ping_interval: float = Field(10.0, gt=0)
+    send_timeout: float = Field(60.0, gt=0)
+    drain_seconds: float = Field(30.0, ge=0)
+    api_key: SecretStr | None = None
+    cors_origins: Annotated[list[str], NoDecode] = Field(default_factory=list)
+    allowed_hosts: Annotated[list[str], NoDecode] = Field(default_factory=list)
+    strict_model: bool = False
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        path = init_settings().get("config") or env_settings().get("config")
+        if path is None:
+            return init_settings, env_settings
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, Path(path))
+
+    @field_validator("cache_bytes", "max_body_bytes", mode="before")
+    @classmethod
+    def _size(cls, value: Any) -> Any:
+        match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
+        return int(float(match[1]) * _UNITS[match[2].lower()]) if match else value
+
+    @field_validator("cors_origins", "allowed_hosts", mode="before")
+    @classmethod
+    def _list(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        return [item.strip() for item in value.split(",") if item.strip()]
+
+    @field_validator("effort_budgets", mode="before")
+    @classmethod
+    def _budgets(cls, value: Any) -> dict[str, int | None]:
+        pairs = value.items() if isinstance(value, Mapping) else _pairs(value)
+        return {**DEFAULT_BUDGETS, **{name: _budget(name, budget) for name, budget in pairs}}
+
+    @field_validator("api_key")
+    @classmethod
+    def _key(cls, value: SecretStr | None) -> SecretStr | None:
+        key = value.get_secret_value() if value else "set"
+        if not key or not key.isascii() or any(c.isspace() for c in key):
+            raise ValueError("must be ASCII, without spaces and not empty")
+        return value
+
+    @model_validator(mode="after")
+    def _guarded(self) -> Settings:
+        if not is_loopback(self.host) and self.api_key is None:
+            raise ValueError(f"host {self.host!r} is reachable from other machines: set api_key")
+        return self
+
+    def host_names(self) -> list[str] | None:
+        """The Host names answered to; None is all (on other than loopback, where none are set)."""
+        if not is_loopback(self.host):
+            return self.allowed_hosts or None
+        return ["localhost", "127.0.0.1", "[::1]", _as_host(self.host), *self.allowed_hosts]
+
+    def engine(self) -> EngineSettings:
+        """The engine's part of the settings."""
+        return EngineSettings(
+            model=self.model,
+            served_model_name=self.served_model_name,
+            max_queue=self.max_queue,
+            max_active=self.max_active,
+            prompt_cache_bytes=self.cache_bytes,
+            request_timeout=self.request_timeout,
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only programs on this machine reach `host`."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _as_host(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
+
+
+def _pairs(value: Any) -> list[tuple[str, str]]:
+    pairs = [part.partition("=") for part in str(value).split(",") if part.strip()]
+    return [(name.strip(), budget.strip()) for name, _, budget in pairs]
+
+
+def _budget(name: str, budget: Any) -> int | None:
+    legal = f"must be EFFORT=TOKENS with efforts {', '.join(DEFAULT_BUDGETS)}"
+    if name not in DEFAULT_BUDGETS:
+        raise ValueError(f"{legal}; got {name!r}")
+    if budget is None or budget in ("none", "unlimited"):
+        return None
+    text = str(budget)
+    if isinstance(budget, bool) or not text.isascii() or not text.isdecimal():
+        raise ValueError(f"{legal}; got {name}={budget!r}")
+    return int(text)
+
+
+def load_settings(flags: Mapping[str, Any] | None = None) -> Settings:
+    """Settings from `flags` (only those given), the environment and the file they name.
+
+    Raises SettingsError.
+    """
+    path = (flags or {}).get("config")
+    if path is not None and not Path(path).is_file():
+        raise SettingsError(f"config: there is no file {path}")
+    try:
+        return Settings(**dict(flags or {}))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = ".".join(str(step) for step in first["loc"])
+        reason = first["msg"].removeprefix("Value error, ")
+        raise SettingsError(f"{name}: {reason}" if name else reason) from None
+    except (ValueError, OSError) as error:  # a TOML file that cannot be read
+        raise SettingsError(f"config: {error}") from None
