@@ -1,0 +1,21 @@
+"""From the model's text to thinking, content, tool calls and stops: pure and incremental."""
+
+from .events import (
+    ContentText,
+    OutputEvent,
+    ReasoningText,
+    StopHit,
+    ToolCallArguments,
+    ToolCallStart,
+)
+from .parser import OutputParser
+
+__all__ = [
+    "ContentText",
+    "OutputEvent",
+    "OutputParser",
+    "ReasoningText",
+    "StopHit",
+    "ToolCallArguments",
+    "ToolCallStart",
+]
