@@ -6,13 +6,32 @@ Knows threads and asyncio, not HTTP and not the model: what runs a request is th
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import contextlib
+import itertools
+import logging
+import math
+import secrets
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from server.engine.errors import ContextOverflow, Draining, EngineDead, InvalidRequest
 from server.engine.events import Event
+from server.engine.job import Job
+from server.engine.mailbox import Mailbox
+from server.engine.ports import Backend, Model, Prompt, backend, generation_defaults
+from server.engine.prompt_cache import PromptCache
 from server.engine.request import GenerationRequest
+from server.engine.scheduler import Scheduler
+from server.engine.worker import Worker
+
+log = logging.getLogger(__name__)
+
+_JOIN_S = 10.0
 
 CLOSING_TEXT = "\n\nI have thought long enough, so I will answer now.\n</think>\n\n"
 
@@ -81,28 +100,101 @@ class Stream:
     """The events of one request, as an async iterator that ends after the last Finished or after
     Failed, or at once after cancel(). One reader; to be read on the loop that submitted."""
 
-    id: str
-    prompt_tokens: int
+    def __init__(self, job: Job, worker: Worker, arrived: asyncio.Event) -> None:
+        self._job = job
+        self._worker = worker
+        self._arrived = arrived
+        self._read: deque[Event] = deque()
 
-    def __aiter__(self) -> AsyncIterator[Event]: ...
+    @property
+    def id(self) -> str:
+        """Unique in this process."""
+        return self._job.id
 
-    async def __anext__(self) -> Event: ...
+    @property
+    def prompt_tokens(self) -> int:
+        return len(self._job.prompt.tokens)
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        return self
+
+    async def __anext__(self) -> Event:
+        while not self._read:
+            # In this order: what is put before the box closes is not missed.
+            closed = self._job.mailbox.closed
+            self._arrived.clear()
+            if self._job.cancelled:
+                raise StopAsyncIteration
+            self._read.extend(self._job.mailbox.take())
+            if self._read:
+                break
+            if closed:
+                raise StopAsyncIteration
+            await self._arrived.wait()
+        return self._read.popleft()
 
     def cancel(self) -> None:
         """Stops the request within one step or prefill chunk; idempotent, never waits. A reader
         that went away must call it (a stream that is garbage collected does so itself)."""
-        ...
+        self._read.clear()
+        self._worker.cancel(self._job)
+
+    def __del__(self) -> None:
+        if not self._job.mailbox.closed:
+            self._worker.cancel(self._job)
 
 
 class Engine:
-    """One model, one worker thread. Every method is called on one event loop."""
+    """One model, one worker thread. Every method is called on one event loop.
 
-    def __init__(self, settings: EngineSettings) -> None: ...
+    progress(bytes_done, bytes_total) is called from the worker thread while weights load;
+    `model_functions` is for tests, the default is the model at settings.model.
+    """
+
+    def __init__(
+        self,
+        settings: EngineSettings,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+        model_functions: Backend | None = None,
+    ) -> None:
+        self._settings = settings
+        self._backend = model_functions or backend(settings.model, progress)
+        self._worker: Worker | None = None
+        self._model: Model | None = None
+        self._info: ModelInfo | None = None
+        self._draining = False
+        self._numbers = itertools.count(1)
 
     async def start(self) -> None:
         """Starts the worker, which loads and warms up the model; returns when it is ready.
         Raises what loading raised (CheckpointError, OSError, ...)."""
-        ...
+        if self._worker is not None:
+            raise RuntimeError("the engine was started before")
+        loop = asyncio.get_running_loop()
+        ready: asyncio.Future[Model] = loop.create_future()
+
+        def on_ready(model: Model | None, error: BaseException | None) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is gone, so is whoever waited
+                loop.call_soon_threadsafe(_settle, ready, model, error)
+
+        settings = self._settings
+        self._worker = Worker(
+            self._backend,
+            Scheduler(
+                max_active=settings.max_active,
+                max_queue=settings.max_queue,
+                target_gap_s=settings.target_gap_s,
+                clock=time.monotonic,
+            ),
+            PromptCache(settings.prompt_cache_bytes),
+            closing_text=settings.closing_text,
+            clock=time.monotonic,
+            on_ready=on_ready,
+        )
+        self._worker.start()
+        self._model = await ready
+        self._info = _describe(self._model, settings.served_model_name)
 
     async def submit(self, request: GenerationRequest) -> Stream:
         """Tokenises, checks and queues `request`.
@@ -110,18 +202,114 @@ class Engine:
         Raises InvalidRequest, ContextOverflow, QueueFull, Draining or EngineDead. Once it
         returned, everything else that goes wrong is a Failed event.
         """
-        ...
+        worker, model = self._ready()
+        request.check()
+        worker.check_room()
+        submitted_at = time.monotonic()
+        prompt = await asyncio.to_thread(self._encode, model, request, worker.turns)
+        _check_length(len(prompt.tokens), request.max_tokens, model.context_length)
+        self._ready()
+        arrived = asyncio.Event()
+        timeout = self._settings.request_timeout if request.timeout is None else request.timeout
+        job = Job(
+            id=f"{next(self._numbers):x}-{secrets.token_hex(8)}",
+            request=request,
+            prompt=prompt,
+            mailbox=Mailbox(_notifier(asyncio.get_running_loop(), arrived)),
+            submitted_at=submitted_at,
+            deadline=math.inf if timeout is None else submitted_at + timeout,
+        )
+        worker.add(job)
+        return Stream(job, worker, arrived)
 
     @property
     def info(self) -> ModelInfo:
         """The loaded model. Raises Draining before start() returned."""
-        ...
+        if self._info is None:
+            raise Draining("The model is still loading.")
+        return self._info
 
     def health(self) -> Health:
         """Never blocks."""
-        ...
+        worker = self._worker
+        if worker is None:
+            return Health("loading", 0, 0, None, 0, 0, None)
+        status: Literal["loading", "ready", "draining", "dead"] = "ready"
+        if self._draining:
+            status = "draining"
+        elif worker.dead is not None:
+            status = "dead"
+        elif self._info is None:
+            status = "loading"
+        held, entries = worker.cache_figures
+        return Health(
+            status=status,
+            active=worker.active,
+            queued=worker.queued,
+            last_step_age_s=worker.progress_age,
+            cache_bytes=held,
+            cache_entries=entries,
+            model=self._info,
+            reason=worker.dead if status == "dead" else None,
+        )
 
     async def stop(self, drain_s: float) -> None:
         """Refuses new requests, lets those in flight finish for up to `drain_s` seconds, ends the
         rest with Failed(Draining), and joins the worker. Idempotent."""
-        ...
+        self._draining = True
+        worker = self._worker
+        if worker is None:
+            return
+        await asyncio.to_thread(worker.wait_idle, drain_s)
+        if not await asyncio.to_thread(worker.stop, _JOIN_S):
+            log.error("the worker did not end within %g s", _JOIN_S)
+
+    def _ready(self) -> tuple[Worker, Model]:
+        worker, model = self._worker, self._model
+        if self._draining:
+            raise Draining
+        if worker is not None and worker.dead is not None:
+            raise EngineDead(worker.dead)
+        if worker is None or model is None:
+            raise Draining("The model is still loading.")
+        return worker, model
+
+    def _encode(self, model: Model, request: GenerationRequest, turns: Any) -> Prompt:
+        try:
+            return self._backend.encode(model, request, turns)
+        except ValueError as error:
+            raise InvalidRequest(f"The messages cannot be rendered: {error}", "messages") from error
+
+
+def _check_length(prompt_tokens: int, requested: int | None, limit: int) -> None:
+    if prompt_tokens >= limit or prompt_tokens + (requested or 0) > limit:
+        raise ContextOverflow(limit, prompt_tokens, requested)
+
+
+def _notifier(loop: asyncio.AbstractEventLoop, arrived: asyncio.Event) -> Callable[[], None]:
+    def notify() -> None:
+        with contextlib.suppress(RuntimeError):  # a closed loop has no reader left
+            loop.call_soon_threadsafe(arrived.set)
+
+    return notify
+
+
+def _settle(ready: asyncio.Future[Model], model: Model | None, error: BaseException | None) -> None:
+    if ready.done():
+        return
+    if model is not None:
+        ready.set_result(model)
+    else:
+        # A future cannot carry StopIteration, nor should SystemExit end the loop.
+        fit = isinstance(error, Exception) and not isinstance(error, StopIteration)
+        ready.set_exception(error if fit and error else EngineDead(f"loading ended: {error!r}"))
+
+
+def _describe(model: Model, served_name: str | None) -> ModelInfo:
+    return ModelInfo(
+        id=served_name or model.name,
+        context_length=model.context_length,
+        created=int(time.time()),
+        is_demo=model.is_demo,
+        defaults=GenerationDefaults(**generation_defaults(model.config)),
+    )

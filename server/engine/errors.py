@@ -1,4 +1,4 @@
-"""What can go wrong with a request, as types; a dialect turns each into its own status and shape."""
+"""What can go wrong with a request, as types; each dialect gives them its own status and shape."""
 
 from __future__ import annotations
 

@@ -57,6 +57,11 @@ class GenerationRequest:
     session: str | None = None
     timeout: float | None = None
 
+    @property
+    def thinks(self) -> bool:
+        """Whether there is a thought at all: a budget of nothing is no thought."""
+        return self.thinking.enabled and self.thinking.budget != 0
+
     def check(self) -> None:
         """Raises InvalidRequest naming the first field the engine cannot run."""
         if not self.messages:

@@ -1,0 +1,148 @@
+"""One choice's answer as it grows: token ids in, events out.
+
+Counts tokens, ends at eos, stop strings and the limit, and says when the thought has to be closed.
+Knows token ids and text, not the model that makes them.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from server.engine.budget import ThinkingBudget
+from server.engine.events import (
+    ContentDelta,
+    Event,
+    FinishReason,
+    ReasoningDelta,
+    ToolCallDelta,
+)
+from server.engine.ports import Detokenizer
+from server.output.events import (
+    ContentText,
+    OutputEvent,
+    ReasoningText,
+    StopHit,
+    ToolCallArguments,
+    ToolCallStart,
+)
+from server.output.parser import OutputParser
+
+
+@dataclass(slots=True)
+class Limits:
+    """What ends an answer or its thought. tokens: most tokens of the answer; eos: ids that end it;
+    think_end: the id of `</think>`, None where it has none; budget: None is no limit; closing: the
+    ids that close a thought whose budget is spent."""
+
+    tokens: int
+    eos: frozenset[int]
+    think_end: int | None
+    budget: ThinkingBudget | None
+    closing: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class Answer:
+    """The answer of choice `choice`. `reason` is None until it is complete."""
+
+    choice: int
+    limits: Limits
+    detokenizer: Detokenizer
+    parser: OutputParser
+    thinking: bool
+    tokens: list[int] = field(default_factory=list)
+    reasoning_tokens: int = 0
+    thinking_cut: bool = False
+    reason: FinishReason | None = None
+    ended_by_eos: bool = False
+    _thinks_still: bool = field(init=False)
+    _last_text: str = ""
+    _reasoning: list[str] = field(default_factory=list)
+    _content: list[str] = field(default_factory=list)
+    _calls: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._thinks_still = self.thinking
+
+    @property
+    def content(self) -> str:
+        return "".join(self._content)
+
+    @property
+    def reasoning(self) -> str:
+        return "".join(self._reasoning)
+
+    @property
+    def tool_calls(self) -> list[dict[str, Any]]:
+        """Calls made so far: {"id", "name", "arguments" (JSON text)}."""
+        return self._calls
+
+    def take(self, token: int) -> list[Event]:
+        """Adds a generated token. Sets `reason` when the answer is complete with it."""
+        self.tokens.append(token)
+        if token in self.limits.eos:
+            self.ended_by_eos = True
+            return self._end("stop")
+        if token == self.limits.think_end:
+            self._thinks_still = False
+        elif self._thinks_still:
+            self.reasoning_tokens += 1
+        self._last_text = self.detokenizer.add(token)
+        events = self._translate(self.parser.feed(self._last_text))
+        if self.reason is None and len(self.tokens) >= self.limits.tokens:
+            events += self._end("length")
+        return events
+
+    def must_close(self) -> bool:
+        """Whether the thought has to be closed now: feed `limits.closing` to the model and give
+        its ids to close(). False where the limit leaves no room for an answer after it."""
+        budget = self.limits.budget
+        if budget is None or not self._thinks_still or self.reason is not None:
+            return False
+        if self.limits.tokens - len(self.tokens) <= len(self.limits.closing):
+            return False
+        return budget.spent(self.reasoning_tokens, self._last_text)
+
+    def close(self) -> list[Event]:
+        """The thought was closed by the engine."""
+        self.thinking_cut = True
+        events: list[Event] = []
+        for token in self.limits.closing:
+            if self.reason is None:
+                events += self.take(token)
+        self._thinks_still = False
+        return events
+
+    def _end(self, reason: FinishReason) -> list[Event]:
+        events = self._translate(self.parser.feed(self.detokenizer.flush()))
+        if self.reason is None:
+            events += self._translate(self.parser.finish())
+        if self.reason is None:
+            self.reason = "tool_calls" if reason == "stop" and self._calls else reason
+        return events
+
+    def _translate(self, items: Iterable[OutputEvent]) -> list[Event]:
+        events: list[Event] = []
+        for item in items:
+            match item:
+                case ReasoningText(text=text):
+                    self._reasoning.append(text)
+                    events.append(ReasoningDelta(self.choice, text))
+                case ContentText(text=text):
+                    self._thinks_still = False
+                    self._content.append(text)
+                    events.append(ContentDelta(self.choice, text))
+                case ToolCallStart(index=index, name=name):
+                    self._thinks_still = False
+                    call_id = f"call_{secrets.token_hex(12)}"
+                    self._calls.append({"id": call_id, "name": name, "arguments": ""})
+                    events.append(ToolCallDelta(self.choice, index, call_id, name, ""))
+                case ToolCallArguments(index=index, text=text):
+                    self._calls[index]["arguments"] += text
+                    events.append(ToolCallDelta(self.choice, index, None, None, text))
+                case StopHit():
+                    self.reason = "stop"
+        return events

@@ -1,0 +1,23 @@
+"""A request inside the engine: what submit() prepared and the worker works off."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from server.engine.mailbox import Mailbox
+from server.engine.ports import Prompt
+from server.engine.request import GenerationRequest
+
+
+@dataclass(eq=False, slots=True)
+class Job:
+    """One request. Times are seconds of the engine's clock (deadline may be infinite);
+    `cancelled` is set by any thread and read by the worker between two pieces of work."""
+
+    id: str
+    request: GenerationRequest
+    prompt: Prompt
+    mailbox: Mailbox
+    submitted_at: float
+    deadline: float
+    cancelled: bool = False

@@ -1,0 +1,171 @@
+"""What the engine uses of `model`, as types, and the one place that imports it.
+
+The imports happen inside the functions, so that importing `server.engine` loads no mlx; arrays
+stay opaque here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from model.sampling import SamplingParams
+    from server.engine.request import GenerationRequest
+
+
+class KVSpan(Protocol):
+    """Keys and values of a run of tokens."""
+
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def length(self) -> int: ...
+
+
+class RecurrentSnapshot(Protocol):
+    """The recurrent states right after token `position`."""
+
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def position(self) -> int: ...
+
+
+class Generation(Protocol):
+    """One running sequence; see model.generation."""
+
+    @property
+    def position(self) -> int: ...
+    @property
+    def tokens(self) -> list[int]: ...
+    def restore(self, spans: Sequence[Any], recurrent: Any, tokens: Sequence[int], /) -> None: ...
+    def prefill(self, tokens: Sequence[int], /) -> None: ...
+    def step(self, token: int | None = None, /) -> int: ...
+    def force(self, tokens: Sequence[int], /) -> None: ...
+    def settle(self) -> None: ...
+    def span(self, start: int, end: int, /) -> KVSpan: ...
+    def recurrent(self) -> RecurrentSnapshot: ...
+    def release(self) -> None: ...
+
+
+class Detokenizer(Protocol):
+    def add(self, token: int, /) -> str: ...
+    def flush(self) -> str: ...
+
+
+class Tokenizer(Protocol):
+    def encode(self, text: str, *, allow_special: bool = False) -> list[int]: ...
+    def token_id(self, token: str, /) -> int | None: ...
+    def detokenizer(self) -> Detokenizer: ...
+
+
+class Model(Protocol):
+    """A loaded checkpoint; see model.loading."""
+
+    @property
+    def config(self) -> Any: ...
+    @property
+    def tokenizer(self) -> Any: ...
+    @property
+    def template(self) -> Any: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def context_length(self) -> int: ...
+    @property
+    def is_demo(self) -> bool: ...
+    def generation(self, sampling: Any, /) -> Any: ...
+    def warm_up(self) -> Any: ...
+
+
+class Prompt(Protocol):
+    """A rendered and tokenised conversation; see model.prompt."""
+
+    @property
+    def tokens(self) -> list[int]: ...
+    @property
+    def boundaries(self) -> tuple[int, ...]: ...
+    @property
+    def generation_prompt_length(self) -> int: ...
+
+
+class TurnMemory(Protocol):
+    """The ids the model produced for its earlier turns; safe to use from any thread."""
+
+    def remember(
+        self,
+        prefix_tokens: Sequence[int],
+        generated_ids: Sequence[int],
+        content: str,
+        reasoning: str,
+        tool_calls: Any,
+        /,
+    ) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """The functions of `model` that the engine calls.
+
+    load: runs in the worker thread. turns: makes an empty TurnMemory. encode: renders and
+    tokenises a request, in any thread; ValueError means the request can't be rendered.
+    seeded: the request's sampling with another seed.
+    """
+
+    load: Callable[[], Model]
+    turns: Callable[[], Any]
+    encode: Callable[[Model, GenerationRequest, Any], Prompt]
+    seeded: Callable[[SamplingParams, int], SamplingParams]
+
+
+def backend(path: Path | str | None, progress: Callable[[int, int], None] | None) -> Backend:
+    """The real thing, for the checkpoint at `path` (None: the embedded demo)."""
+    return Backend(load=lambda: _load(path, progress), turns=_turns, encode=_encode, seeded=_seeded)
+
+
+def _load(path: Path | str | None, progress: Callable[[int, int], None] | None) -> Model:
+    from model.loading import load_model
+
+    return load_model(path, progress=progress)
+
+
+def _turns() -> Any:
+    from model.prompt import TurnMemory
+
+    return TurnMemory()
+
+
+def _encode(model: Model, request: GenerationRequest, turns: Any) -> Prompt:
+    from model.prompt import encode_chat
+
+    return encode_chat(
+        model.tokenizer,
+        model.template,
+        request.messages,
+        tools=request.tools,
+        enable_thinking=request.thinks,
+        preserve_thinking=bool(request.preserve_thinking),
+        turns=turns,
+    )
+
+
+def _seeded(sampling: SamplingParams, seed: int) -> SamplingParams:
+    from dataclasses import replace
+
+    return replace(sampling, seed=seed)
+
+
+def generation_defaults(config: Any) -> dict[str, Any]:
+    """temperature, top_p, top_k, min_p as the checkpoint recommends, plain sampling where it says
+    nothing and greedy where it says so."""
+    advice = config.generation
+    temperature = 1.0 if advice.temperature is None else advice.temperature
+    return {
+        "temperature": 0.0 if advice.do_sample is False else temperature,
+        "top_p": 1.0 if advice.top_p is None else advice.top_p,
+        "top_k": advice.top_k or 0,
+        "min_p": advice.min_p or 0.0,
+    }
