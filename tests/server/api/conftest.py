@@ -1,0 +1,192 @@
+"""A scripted engine behind the real application, on a real port."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+
+from server.app import create_app
+from server.engine import GenerationDefaults, GenerationRequest, Health, ModelInfo
+from server.engine.errors import EngineError
+from server.engine.events import (
+    ContentDelta,
+    Event,
+    Finished,
+    PrefillProgress,
+    ReasoningDelta,
+    Started,
+    Timings,
+    ToolCallDelta,
+    Usage,
+)
+from server.serve import listen
+from server.settings import Settings
+
+INFO = ModelInfo("served/name", 4096, 1_700_000_000, True, GenerationDefaults(0.7, 0.8, 20, 0.0))
+
+
+def finished(choice: int = 0, reason: Any = "stop", **usage: Any) -> Finished:
+    counts = {
+        "prompt_tokens": 11,
+        "completion_tokens": 5,
+        "reasoning_tokens": 2,
+        "cached_tokens": 7,
+        "thinking_cut": False,
+    }
+    return Finished(choice, reason, Usage(**{**counts, **usage}), Timings(0, 0.1, 0.1, 0.2))
+
+
+def answer() -> list[Any]:
+    return [
+        Started(11, 7),
+        PrefillProgress(11, 11),
+        ReasoningDelta(0, "France, so "),
+        ReasoningDelta(0, "Paris."),
+        ContentDelta(0, "Par"),
+        ContentDelta(0, "is. 🗼"),
+        finished(),
+    ]
+
+
+def tool_answer() -> list[Any]:
+    return [
+        Started(11, 7),
+        ToolCallDelta(0, 0, "call_a", "get_weather", ""),
+        ToolCallDelta(0, 0, None, None, '{"city": '),
+        ToolCallDelta(0, 0, None, None, '"Oslo"}'),
+        ToolCallDelta(0, 1, "call_b", "get_time", ""),
+        ToolCallDelta(0, 1, None, None, "{}"),
+        finished(reason="tool_calls"),
+    ]
+
+
+class ScriptedStream:
+    """Plays a script: events, floats (seconds of silence) and exceptions (raised)."""
+
+    def __init__(self, script: list[Any]) -> None:
+        self._script = script
+        self.cancelled = threading.Event()
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        for item in self._script:
+            if isinstance(item, (int, float)):
+                await asyncio.sleep(item)
+            elif isinstance(item, Exception):
+                raise item
+            else:
+                yield item
+
+    def cancel(self) -> None:
+        self.cancelled.set()
+
+
+@dataclass
+class ScriptedEngine:
+    """Plays `script` for every request it takes; `refusal` is raised instead when set."""
+
+    script: list[Any] = field(default_factory=answer)
+    refusal: Exception | None = None
+    status: Any = "ready"
+    reason: str | None = None
+    requests: list[GenerationRequest] = field(default_factory=list)
+    streams: list[ScriptedStream] = field(default_factory=list)
+    loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def info(self) -> ModelInfo:
+        return INFO
+
+    def health(self) -> Health:
+        return Health(self.status, 0, 0, None, 0, 0, INFO, self.reason)
+
+    async def submit(self, request: GenerationRequest) -> ScriptedStream:
+        self.loop = asyncio.get_running_loop()
+        if self.refusal is not None:
+            raise self.refusal
+        request.check()
+        self.requests.append(request)
+        self.streams.append(ScriptedStream(list(self.script)))
+        return self.streams[-1]
+
+
+@dataclass
+class Served:
+    """A running server: its address, its scripted engine, a client."""
+
+    url: str
+    port: int
+    engine: ScriptedEngine
+    http: httpx.Client
+
+    def chat(self, **fields: Any) -> httpx.Response:
+        body = {"messages": [{"role": "user", "content": "Hi"}], **fields}
+        return self.http.post("/v1/chat/completions", json=body)
+
+    def request(self, **fields: Any) -> GenerationRequest:
+        """The engine request that a chat with `fields` becomes."""
+        response = self.chat(**fields)
+        assert response.status_code == 200, response.text
+        return self.engine.requests[-1]
+
+
+@pytest.fixture(scope="session")
+def launch() -> Iterator[Callable[..., Served]]:
+    """Starts servers with given settings; stops them at the end."""
+    running: list[tuple[uvicorn.Server, threading.Thread, Served]] = []
+
+    def start(**settings: Any) -> Served:
+        engine = ScriptedEngine()
+        sockets = listen("127.0.0.1", 0)
+        app = create_app(Settings(**settings), engine)
+        server = uvicorn.Server(
+            uvicorn.Config(app, http="h11", ws="none", lifespan="off", log_level="critical")
+        )
+        thread = threading.Thread(target=server.run, kwargs={"sockets": sockets}, daemon=True)
+        thread.start()
+        port = sockets[0].getsockname()[1]
+        url = f"http://127.0.0.1:{port}"
+        served = Served(url, port, engine, httpx.Client(base_url=url, timeout=30))
+        while not server.started:
+            time.sleep(0.01)
+        running.append((server, thread, served))
+        return served
+
+    yield start
+    for server, _, served in running:
+        served.http.close()
+        server.should_exit = True
+    for server, thread, _ in running:
+        thread.join(5)
+        server.force_exit = True
+
+
+@pytest.fixture(scope="session")
+def _shared(launch: Callable[..., Served]) -> Served:
+    return launch(ping_interval=0.2, send_timeout=1, max_body_bytes=2_000_000, body_timeout=1)
+
+
+@pytest.fixture
+def served(_shared: Served) -> Served:
+    """The shared server, its engine as new."""
+    fresh = ScriptedEngine()
+    for name in fresh.__dataclass_fields__:
+        if name != "loop":
+            setattr(_shared.engine, name, getattr(fresh, name))
+    return _shared
+
+
+@pytest.fixture(scope="session")
+def scripts() -> SimpleNamespace:
+    """Ready-made scripts and events for tests."""
+    return SimpleNamespace(
+        answer=answer, tool_answer=tool_answer, finished=finished, EngineError=EngineError
+    )
