@@ -6,7 +6,7 @@ PY := $(VENV)/bin/python
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)
 
-HOST ?= 127.0.0.1
+HOST ?= localhost
 PORT ?= 8080
 MODEL ?=
 ARGS ?=
@@ -41,7 +41,7 @@ test: setup lint  ## linters, types and tests, without torch and mlx-lm
 lint: setup  ## ruff and pyright
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	$(PY) -m pyright
+	$(PY) -m pyright --pythonpath $(PY)
 
 format: setup  ## lets ruff put the files in form
 	$(PY) -m ruff check --fix .

@@ -1,0 +1,194 @@
+"""`mxserve bench`: reads the arguments, lets the servers take turns, prints the report.
+
+Each round asks every server the same prompts, one server after the other, so that a machine that
+gets slower or faster meanwhile does so for both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from server.bench import report, servers, workloads
+from server.bench.client import BenchError, ChatClient
+from server.bench.workloads import Measurement
+
+DEFAULT_SIZES = (128, 928, 3000)
+DEMO = Path(__file__).resolve().parents[2] / "model" / "demo" / "checkpoint"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of `mxserve bench`."""
+    arguments = argparse.ArgumentParser(
+        prog="mxserve bench",
+        description="Measures time to first token, prefill, decode and the model card's own chat.",
+    )
+    arguments.add_argument(
+        "--url", help="measure the server at this address instead of starting one"
+    )
+    arguments.add_argument("--model", help="checkpoint folder (default: the embedded demo)")
+    arguments.add_argument("--vs", choices=[servers.PEER], help="compare on the same checkpoint")
+    arguments.add_argument(
+        "--vs-openblas", action="store_true", help="Linux: give the other server OpenBLAS too"
+    )
+    arguments.add_argument("--rounds", type=_positive, default=3, help="default: 3")
+    arguments.add_argument(
+        "--sizes", type=_sizes, default=DEFAULT_SIZES, help="prompt tokens (default: 128,928,3000)"
+    )
+    arguments.add_argument(
+        "--json", action="store_true", help="print the receipt instead of a table"
+    )
+    arguments.add_argument("--output", type=Path, help="also write the receipt to this file")
+    return arguments
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    sizes = tuple(int(part) for part in text.split(","))
+    if min(sizes) < 100:
+        raise argparse.ArgumentTypeError("a size must be at least 100 tokens")
+    return sizes
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    options = parser().parse_args(argv)
+    try:
+        folder = _folder(options.model)
+        runs, conditions = _measure(options, folder)
+    except BenchError as error:
+        print(f"mxserve bench: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("mxserve bench: stopped", file=sys.stderr)
+        return 130
+    result = report.receipt(runs, conditions)
+    if options.output is not None:
+        options.output.write_text(report.as_text(result) + "\n", encoding="utf-8")
+    print(report.as_text(result) if options.json else _page(result, runs))
+    return 0
+
+
+def _folder(model: str | None) -> Path | None:
+    """The folder of `--model`; None without it. Raises BenchError when there is no such folder."""
+    if model is None:
+        return None
+    folder = Path(model).expanduser()
+    if not (folder / "config.json").is_file():
+        raise BenchError(f"--model {model}: no config.json there")
+    return folder
+
+
+def _measure(
+    options: argparse.Namespace, folder: Path | None
+) -> tuple[dict[str, list[Measurement]], dict[str, Any]]:
+    key = os.environ.get("MXSERVE_API_KEY") if options.url else None
+    banned = _end_tokens(folder, options.url)
+    load_before = report.load_average()
+    with ExitStack() as open_:
+        started: list[servers.ServerProcess] = []
+        if not options.url:
+            started.append(servers.own_server(folder))
+        if options.vs:
+            started.append(servers.peer_server(folder or DEMO, openblas=options.vs_openblas))
+        clients: dict[str, ChatClient] = {}
+        if options.url:
+            clients["mxserve"] = open_.enter_context(ChatClient(options.url, api_key=key))
+        for server in started:
+            _say(f"starting {server.name}")
+            open_.enter_context(server)
+            client = ChatClient(server.url, model=server.model_name)
+            clients[server.name] = open_.enter_context(client)
+        runs = _rounds(clients, options, banned)
+    conditions = {
+        "model": folder.name if folder else "demo" if not options.url else "the server's own",
+        "rounds": options.rounds,
+        "sizes": list(options.sizes),
+        "decode_tokens": workloads.DECODE_TOKENS,
+        "end_tokens_banned_while_decoding": bool(banned),
+        "peer": f"{servers.PEER} {servers.PEER_VERSION}" if options.vs else None,
+        "peer_openblas": bool(options.vs_openblas) if options.vs else None,
+        "load_average_before": load_before,
+        "load_average_after": report.load_average(),
+        "order": "rounds interleaved: each round asks every server once",
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+    }
+    return runs, conditions
+
+
+def _rounds(
+    clients: dict[str, ChatClient], options: argparse.Namespace, banned: tuple[int, ...]
+) -> dict[str, list[Measurement]]:
+    first = next(iter(clients.values()))
+    filler = workloads.calibrate(first, nonce=1)
+    for client in clients.values():  # the first answers pay for loading and compiling
+        for _ in workloads.prompt_of_length(client, filler, 100, 2, banned):
+            pass
+    runs: dict[str, list[Measurement]] = {name: [] for name in clients}
+    for round_ in range(options.rounds):
+        _say(f"round {round_ + 1} of {options.rounds}")
+        for name, client in _turns(clients, round_):
+            for size in options.sizes:
+                nonce = 1000 * (round_ + 1) + size
+                for what, sample in workloads.prompt_of_length(client, filler, size, nonce, banned):
+                    runs[name].append(Measurement(what, round_, sample))
+        for name, client in _turns(clients, round_):
+            for what, sample in workloads.card_chat(client):
+                runs[name].append(Measurement(what, round_, sample))
+    return runs
+
+
+def _turns(clients: dict[str, ChatClient], round_: int) -> Iterator[tuple[str, ChatClient]]:
+    """Each server once; every other round in the opposite order."""
+    pairs = list(clients.items())
+    yield from reversed(pairs) if round_ % 2 else pairs
+
+
+def _end_tokens(folder: Path | None, url: str | None) -> tuple[int, ...]:
+    """The ids that end an answer, to be banned where 128 tokens are wanted; empty for a server
+    whose checkpoint is not at hand."""
+    if url and folder is None:
+        return ()
+    ids: set[int] = set()
+    for name in ("generation_config.json", "config.json"):
+        file = (folder or DEMO) / name
+        if file.is_file():
+            found = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
+            ids.update([found] if isinstance(found, int) else found or [])
+    return tuple(sorted(ids))
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _page(result: dict[str, Any], runs: dict[str, list[Measurement]]) -> str:
+    machine, conditions = result["machine"], result["conditions"]
+    before, after = (conditions[f"load_average_{when}"][0] for when in ("before", "after"))
+    lines = [
+        f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB, "
+        f"{machine['system']} {machine['architecture']}; "
+        + ", ".join(f"{name} {version}" for name, version in result["versions"].items()),
+        f"model: {conditions['model']}; {conditions['rounds']} rounds; "
+        f"load average {before} before, {after} after",
+        "",
+        report.table(runs),
+        "",
+        "median [least..most]; ~ means that the two ranges touch, so the difference may be noise.",
+    ]
+    if before > 0.5 * (machine["cores"] or 1):
+        lines.append("The machine was busy with other work: these figures are distorted by it.")
+    return "\n".join(lines)
