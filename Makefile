@@ -47,7 +47,7 @@ format: setup  ## lets ruff put the files in form
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-parity: setup  ## logits against transformers and mlx-lm, live, in an environment of its own
+parity:  ## logits against transformers and mlx-lm, live, in an environment of its own
 	PYTHON="$(PYTHON)" bash tests/parity/run.sh
 
 bench: setup  ## speed of this machine; ARGS="--vs mlx-lm" compares
