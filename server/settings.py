@@ -102,7 +102,7 @@ class Settings(BaseSettings):
     @field_validator("api_key")
     @classmethod
     def _key(cls, value: SecretStr | None) -> SecretStr | None:
-        key = value.get_secret_value() if value else "set"
+        key = "set" if value is None else value.get_secret_value()
         if not key or not key.isascii() or any(c.isspace() for c in key):
             raise ValueError("must be ASCII, without spaces and not empty")
         return value

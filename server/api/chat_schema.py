@@ -113,7 +113,7 @@ class ChatRequest(_Fields):
     def _at_least_one(cls, tokens: int | None) -> int | None:
         if tokens == 0:
             raise ValueError("zero")
-        return None if tokens == -1 else tokens
+        return tokens
 
     @field_validator("stop")
     @classmethod
@@ -144,10 +144,9 @@ class ChatRequest(_Fields):
     @property
     def token_limit(self) -> int | None:
         """max_completion_tokens where given, else max_tokens; None is no limit."""
-        if "max_completion_tokens" in self.model_fields_set:
-            given = self.max_completion_tokens
-            return self.max_tokens if given is None else given
-        return self.max_tokens
+        given = self.max_completion_tokens
+        tokens = self.max_tokens if given is None else given
+        return None if tokens == -1 else tokens
 
 
 def parse_chat(body: dict[str, Any]) -> ChatRequest:

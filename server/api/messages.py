@@ -123,9 +123,8 @@ def _arguments(arguments: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {"arguments": arguments}
 
 
-
 def _with_a_question(messages: list[Message]) -> list[Message]:
     """Instructions alone are the question: templates need a user's turn."""
-    if all(message["role"] == "system" for message in messages):
+    if messages and all(message["role"] == "system" for message in messages):
         return [*messages[:-1], {**messages[-1], "role": "user"}]
     return messages

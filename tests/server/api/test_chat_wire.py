@@ -103,9 +103,7 @@ def test_stream_usage_is_last_and_alone(served):
 def test_stream_tool_calls(served, scripts):
     served.engine.script = scripts.tool_answer()
     parts = chunks(served.chat(stream=True))
-    calls = [
-        call for part in parts for call in part["choices"][0]["delta"].get("tool_calls", [])
-    ]
+    calls = [call for part in parts for call in part["choices"][0]["delta"].get("tool_calls", [])]
     assert calls[0] == {
         "index": 0,
         "id": "call_a",

@@ -134,7 +134,9 @@ def test_repeated_key_is_harmless(served):
 
 def test_compressed_body(served):
     found = checked(
-        served.http.post("/v1/chat/completions", content=b"x", headers={"content-encoding": "gzip"}),
+        served.http.post(
+            "/v1/chat/completions", content=b"x", headers={"content-encoding": "gzip"}
+        ),
         415,
     )
     assert found["code"] == "unsupported_media_type"

@@ -1,0 +1,62 @@
+"""Models, health, the root, and the policy on model names."""
+
+import pytest
+from openai.types import Model
+
+SERVED = "served/name"
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/", "/models", "/v1/models?"])
+def test_models(served, path):
+    response = served.http.get(path)
+    body = response.json()
+    assert (response.status_code, body["object"]) == (200, "list")
+    [card] = body["data"]
+    Model.model_validate(card, strict=True)
+    assert card["id"] == SERVED
+    assert card["context_length"] == card["max_model_len"] == 4096
+
+
+def test_one_model_with_a_slash_in_its_name(served):
+    assert served.http.get(f"/v1/models/{SERVED}").json()["id"] == SERVED
+    response = served.http.get("/v1/models/other")
+    assert response.status_code == 404
+    assert response.json()["error"]["code"] == "model_not_found"
+
+
+@pytest.mark.parametrize("name", [SERVED, "gpt-4o", "", None, "../../etc/passwd"])
+def test_any_model_name_is_answered_by_the_loaded_model(served, name):
+    assert served.chat(model=name).json()["model"] == SERVED
+
+
+def test_strict_model_names(launch):
+    served = launch(strict_model=True)
+    for name in (SERVED, "", None):
+        assert served.chat(model=name).status_code == 200
+    response = served.chat(model="gpt-4o\n" + "x" * 1000)
+    error = response.json()["error"]
+    assert (response.status_code, error["code"]) == (404, "model_not_found")
+    assert SERVED in error["message"]
+    assert len(error["message"]) < 300
+
+
+def test_healthy(served):
+    response = served.http.get("/health")
+    assert response.status_code == 200
+    assert response.json()["status"] == "ok"
+    assert response.json()["model"] == SERVED
+
+
+@pytest.mark.parametrize("status", ["loading", "draining", "dead"])
+def test_unhealthy(served, status):
+    served.engine.status, served.engine.reason = status, "because"
+    response = served.http.get("/health")
+    assert response.status_code == 503
+    assert (response.json()["status"], response.json()["reason"]) == (status, "because")
+    assert served.http.get("/health/live").status_code == 200
+
+
+def test_root(served):
+    assert "mxserve" in served.http.get("/").text
+    head = served.http.head("/")
+    assert (head.status_code, head.content) == (200, b"")

@@ -1,0 +1,101 @@
+"""Settings: where they come from, which wins, what is refused and how that is said."""
+
+import pytest
+
+from server.settings import DEFAULT_BUDGETS, SettingsError, load_settings
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch):
+    for name in ("HOST", "PORT", "API_KEY", "MODEL", "CONFIG"):
+        monkeypatch.delenv(f"MXSERVE_{name}", raising=False)
+
+
+def test_defaults():
+    settings = load_settings()
+    assert (settings.host, settings.port, settings.model) == ("localhost", 8080, None)
+    assert settings.effort_budgets == DEFAULT_BUDGETS
+    assert settings.max_body_bytes == 32 * 2**20
+
+
+def test_flags_over_environment_over_file(monkeypatch, tmp_path):
+    file = tmp_path / "mxserve.toml"
+    file.write_text('port = 1\nmax_queue = 1\nlog_level = "debug"\ncors_origins = ["http://a"]\n')
+    monkeypatch.setenv("MXSERVE_PORT", "2")
+    monkeypatch.setenv("MXSERVE_MAX_QUEUE", "2")
+    settings = load_settings({"port": "3", "config": str(file)})
+    assert (settings.port, settings.max_queue, settings.log_level) == (3, 2, "debug")
+    assert settings.cors_origins == ["http://a"]
+
+
+def test_the_environment_may_name_the_file(monkeypatch, tmp_path):
+    file = tmp_path / "mxserve.toml"
+    file.write_text("[effort_budgets]\nlow = 7\n")
+    monkeypatch.setenv("MXSERVE_CONFIG", str(file))
+    assert load_settings().effort_budgets["low"] == 7
+
+
+def test_effort_budgets():
+    budgets = load_settings({"effort_budgets": "low=5, high=none,max=9"}).effort_budgets
+    assert budgets == {**DEFAULT_BUDGETS, "low": 5, "high": None, "max": 9}
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("0", 0), ("5", 5), ("2GB", 2 * 10**9), ("1.5GiB", 3 * 2**29), ("10 MiB", 10 * 2**20)],
+)
+def test_sizes(text, size):
+    assert load_settings({"cache_bytes": text}).cache_bytes == size
+
+
+def test_lists_from_the_environment(monkeypatch):
+    monkeypatch.setenv("MXSERVE_ALLOWED_HOSTS", "a.local, b.local")
+    assert load_settings().allowed_hosts == ["a.local", "b.local"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"port": "x"}, "port: "),
+        ({"port": "70000"}, "port: "),
+        ({"effort_budgets": "low"}, "EFFORT=TOKENS"),
+        ({"effort_budgets": "lowest=3"}, "'lowest'"),
+        ({"effort_budgets": "low=-3"}, "low='-3'"),
+        ({"cache_bytes": "lots"}, "cache_bytes: "),
+        ({"host": "0.0.0.0"}, "set api_key"),
+        ({"host": "::"}, "set api_key"),
+        ({"host": "mac.local"}, "set api_key"),
+        ({"api_key": "a b"}, "api_key: "),
+        ({"api_key": ""}, "api_key: "),
+        ({"ping_interval": "0"}, "ping_interval: "),
+        ({"config": "nowhere.toml"}, "nowhere.toml"),
+        ({"prot": "1"}, "prot: "),
+    ],
+)
+def test_refused(flags, words):
+    with pytest.raises(SettingsError) as caught:
+        load_settings(flags)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_bad_file_is_named(tmp_path):
+    file = tmp_path / "mxserve.toml"
+    file.write_text("port = \n")
+    with pytest.raises(SettingsError, match="config: "):
+        load_settings({"config": str(file)})
+    file.write_text("prot = 1\n")
+    with pytest.raises(SettingsError, match="prot"):
+        load_settings({"config": str(file)})
+
+
+def test_a_key_opens_other_addresses():
+    settings = load_settings({"host": "0.0.0.0", "api_key": "k"})
+    assert settings.host_names() is None
+    assert "k" not in repr(settings.api_key)
+
+
+def test_loopback_answers_to_its_own_names_only():
+    assert set(load_settings({"host": "127.0.0.2"}).host_names() or ()) == {
+        "localhost", "127.0.0.1", "[::1]", "127.0.0.2",
+    }  # fmt: skip
