@@ -57,6 +57,11 @@ class TurnMemory:
         self._turns: OrderedDict[bytes, list[_Turn]] = OrderedDict()
         self._lock = threading.Lock()
 
+    @property
+    def held_tokens(self) -> int:
+        """How many generated ids are held."""
+        return self._held
+
     def remember(
         self,
         prefix_tokens: Sequence[int],

@@ -50,7 +50,7 @@ class ToolSchemas:
 
 
 def typed(text: str, schema: object, root: Mapping[str, Any]) -> Any:
-    """`text` as a value that `schema` allows, else as the string it is; `root` holds its `$ref`s."""
+    """`text` as a value that `schema` allows, else the string it is; `root` holds the `$ref`s."""
     kinds = set(_kinds(schema, root, 0))
     if "string" not in kinds:
         return _fitting(text, kinds or set(_KINDS), text)
