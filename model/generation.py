@@ -53,6 +53,13 @@ class Generation:
         self._state.restore(spans, recurrent)
         self._tokens = list(tokens)
 
+    def resume(self, sampling: SamplingParams) -> None:
+        """Ends the answer: what was sampled but not returned is dropped, and a next turn may be
+        prefilled after the fed tokens, to be decoded with `sampling`."""
+        self._sampling = sampling
+        self._variant = Variant.of(sampling)
+        self._next = None
+
     def prefill(self, tokens: Sequence[int]) -> None:
         """Feeds tokens and waits for the device. Long prompts come in several calls: between them
         is where to cancel.
@@ -77,7 +84,7 @@ class Generation:
             raise ValueError("the first step needs the prompt's last token")
         current = self._next
         self._queue(current, generated=True)
-        value = int(current.item())
+        value = int(current.tolist()[0])  # type: ignore[index]
         self._tokens.append(value)
         return value
 

@@ -81,8 +81,8 @@ class Model:
             mx.eval(logits)
         return mx.concatenate(rows, axis=0)
 
-    def warm_up(self) -> float:
-        """Compiles the steps that first requests will use. Returns seconds."""
+    def warm_up(self, report: Callable[[str], None] = log.info) -> None:
+        """Compiles the steps that first requests will use."""
         begin = time.monotonic()
         for sampling in (
             SamplingParams(temperature=0.0),
@@ -96,7 +96,8 @@ class Model:
                     generation.step(None if generation.position > length else 0)
                 generation.settle()
         self._warm_penalties()
-        return time.monotonic() - begin
+        kind = "compiled" if self.steps.compiled else "uncompiled"
+        report(f"{kind} decode steps ready after {time.monotonic() - begin:.1f} s")
 
     def _warm_penalties(self) -> None:
         sampling = SamplingParams(temperature=1.0, top_p=0.9, presence_penalty=0.5)

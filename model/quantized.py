@@ -19,8 +19,10 @@ from model.config import QuantSpec
 class ArraySource(Protocol):
     """Where modules take their arrays from: the loader's `Weights` has this shape."""
 
-    arrays: dict[str, mx.array]
-    quantized: dict[str, QuantSpec]
+    @property
+    def arrays(self) -> Mapping[str, mx.array]: ...
+    @property
+    def quantized(self) -> Mapping[str, QuantSpec]: ...
 
 
 @dataclass(frozen=True, slots=True)
