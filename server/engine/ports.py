@@ -81,6 +81,29 @@ class Model(Protocol):
     def warm_up(self) -> Any: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What other threads than the worker may have of a model: text and figures, no array."""
+
+    name: str
+    is_demo: bool
+    context_length: int
+    config: Any
+    tokenizer: Any
+    template: Any
+
+    @classmethod
+    def of(cls, model: Model) -> Facts:
+        return cls(
+            model.name,
+            model.is_demo,
+            model.context_length,
+            model.config,
+            model.tokenizer,
+            model.template,
+        )
+
+
 class Prompt(Protocol):
     """A rendered and tokenised conversation; see model.prompt."""
 
@@ -117,7 +140,7 @@ class Backend:
 
     load: Callable[[], Model]
     turns: Callable[[], Any]
-    encode: Callable[[Model, GenerationRequest, Any], Prompt]
+    encode: Callable[[Facts, GenerationRequest, Any], Prompt]
     seeded: Callable[[SamplingParams, int], SamplingParams]
 
 
@@ -138,16 +161,16 @@ def _turns() -> Any:
     return TurnMemory()
 
 
-def _encode(model: Model, request: GenerationRequest, turns: Any) -> Prompt:
+def _encode(facts: Facts, request: GenerationRequest, turns: Any) -> Prompt:
     from model.prompt import encode_chat
 
     return encode_chat(
-        model.tokenizer,
-        model.template,
+        facts.tokenizer,
+        facts.template,
         request.messages,
         tools=request.tools,
         enable_thinking=request.thinks,
-        preserve_thinking=bool(request.preserve_thinking),
+        preserve_thinking=request.preserve_thinking is not False,
         turns=turns,
     )
 

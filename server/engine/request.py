@@ -40,8 +40,8 @@ class GenerationRequest:
         from seed + i; without one the engine draws a seed.
     stop: strings at which an answer ends; they are not part of the answer.
     max_tokens: most tokens of one answer, reasoning included; None is the remaining context.
-    preserve_thinking: keep the reasoning of earlier turns in the prompt; None is the
-        template's default (off).
+    preserve_thinking: keep the reasoning of earlier turns in the prompt. None is on: the next
+        prompt then extends what the cache holds, reasoning echoed by the client or not.
     session: a hint that requests belong together; never needed.
     timeout: seconds from submit to the last event; None is the engine's setting.
     """

@@ -40,10 +40,10 @@ def cold(tokens: list[int], count: int, sampling: SamplingParams = GREEDY) -> li
 
 
 def same_logits(a: mx.array, b: mx.array) -> bool:
-    return bool(mx.abs(a - b).max().item() < 1e-4)
+    return float(mx.abs(a - b).max()) < 1e-4
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     seed=st.integers(0, 1000),
     count=st.integers(2, 400),
@@ -62,7 +62,7 @@ def test_decode_steps_cross_buckets_and_merge_the_tail() -> None:
     assert same_logits(demo().logits(tokens), decoded)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(
     seed=st.integers(0, 1000),
     cuts=st.lists(st.integers(1, 120), min_size=1, max_size=4),
