@@ -23,7 +23,7 @@ from server.engine.errors import ContextOverflow, Draining, EngineDead, InvalidR
 from server.engine.events import Event
 from server.engine.job import Job
 from server.engine.mailbox import Mailbox
-from server.engine.ports import Backend, Model, Prompt, backend, generation_defaults
+from server.engine.ports import Backend, Facts, Prompt, backend, generation_defaults
 from server.engine.prompt_cache import PromptCache
 from server.engine.request import GenerationRequest
 from server.engine.scheduler import Scheduler
@@ -161,7 +161,7 @@ class Engine:
         self._settings = settings
         self._backend = model_functions or backend(settings.model, progress)
         self._worker: Worker | None = None
-        self._model: Model | None = None
+        self._facts: Facts | None = None
         self._info: ModelInfo | None = None
         self._draining = False
         self._numbers = itertools.count(1)
@@ -172,11 +172,11 @@ class Engine:
         if self._worker is not None:
             raise RuntimeError("the engine was started before")
         loop = asyncio.get_running_loop()
-        ready: asyncio.Future[Model] = loop.create_future()
+        ready: asyncio.Future[Facts] = loop.create_future()
 
-        def on_ready(model: Model | None, error: BaseException | None) -> None:
+        def on_ready(facts: Facts | None, error: BaseException | None) -> None:
             with contextlib.suppress(RuntimeError):  # the loop is gone, so is whoever waited
-                loop.call_soon_threadsafe(_settle, ready, model, error)
+                loop.call_soon_threadsafe(_settle, ready, facts, error)
 
         settings = self._settings
         self._worker = Worker(
@@ -193,8 +193,8 @@ class Engine:
             on_ready=on_ready,
         )
         self._worker.start()
-        self._model = await ready
-        self._info = _describe(self._model, settings.served_model_name)
+        self._facts = await ready
+        self._info = _describe(self._facts, settings.served_model_name)
 
     async def submit(self, request: GenerationRequest) -> Stream:
         """Tokenises, checks and queues `request`.
@@ -202,12 +202,12 @@ class Engine:
         Raises InvalidRequest, ContextOverflow, QueueFull, Draining or EngineDead. Once it
         returned, everything else that goes wrong is a Failed event.
         """
-        worker, model = self._ready()
+        worker, facts = self._ready()
         request.check()
         worker.check_room()
         submitted_at = time.monotonic()
-        prompt = await asyncio.to_thread(self._encode, model, request, worker.turns)
-        _check_length(len(prompt.tokens), request.max_tokens, model.context_length)
+        prompt = await asyncio.to_thread(self._encode, facts, request, worker.turns)
+        _check_length(len(prompt.tokens), request.max_tokens, facts.context_length)
         self._ready()
         arrived = asyncio.Event()
         timeout = self._settings.request_timeout if request.timeout is None else request.timeout
@@ -264,19 +264,19 @@ class Engine:
         if not await asyncio.to_thread(worker.stop, _JOIN_S):
             log.error("the worker did not end within %g s", _JOIN_S)
 
-    def _ready(self) -> tuple[Worker, Model]:
-        worker, model = self._worker, self._model
+    def _ready(self) -> tuple[Worker, Facts]:
+        worker, facts = self._worker, self._facts
         if self._draining:
             raise Draining
         if worker is not None and worker.dead is not None:
             raise EngineDead(worker.dead)
-        if worker is None or model is None:
+        if worker is None or facts is None:
             raise Draining("The model is still loading.")
-        return worker, model
+        return worker, facts
 
-    def _encode(self, model: Model, request: GenerationRequest, turns: Any) -> Prompt:
+    def _encode(self, facts: Facts, request: GenerationRequest, turns: Any) -> Prompt:
         try:
-            return self._backend.encode(model, request, turns)
+            return self._backend.encode(facts, request, turns)
         except ValueError as error:
             raise InvalidRequest(f"The messages cannot be rendered: {error}", "messages") from error
 
@@ -294,22 +294,22 @@ def _notifier(loop: asyncio.AbstractEventLoop, arrived: asyncio.Event) -> Callab
     return notify
 
 
-def _settle(ready: asyncio.Future[Model], model: Model | None, error: BaseException | None) -> None:
+def _settle(ready: asyncio.Future[Facts], facts: Facts | None, error: BaseException | None) -> None:
     if ready.done():
         return
-    if model is not None:
-        ready.set_result(model)
+    if facts is not None:
+        ready.set_result(facts)
     else:
         # A future cannot carry StopIteration, nor should SystemExit end the loop.
         fit = isinstance(error, Exception) and not isinstance(error, StopIteration)
         ready.set_exception(error if fit and error else EngineDead(f"loading ended: {error!r}"))
 
 
-def _describe(model: Model, served_name: str | None) -> ModelInfo:
+def _describe(facts: Facts, served_name: str | None) -> ModelInfo:
     return ModelInfo(
-        id=served_name or model.name,
-        context_length=model.context_length,
+        id=served_name or facts.name,
+        context_length=facts.context_length,
         created=int(time.time()),
-        is_demo=model.is_demo,
-        defaults=GenerationDefaults(**generation_defaults(model.config)),
+        is_demo=facts.is_demo,
+        defaults=GenerationDefaults(**generation_defaults(facts.config)),
     )

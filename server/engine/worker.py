@@ -6,8 +6,10 @@ request does ends the thread; if something else does, every waiting stream is to
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +23,7 @@ from server.engine.errors import (
     StepFailed,
 )
 from server.engine.job import Job
-from server.engine.ports import Backend, Model
+from server.engine.ports import Backend, Facts
 from server.engine.prompt_cache import PromptCache
 from server.engine.running import Running, Workshop
 from server.engine.scheduler import Admit, Prefill, Scheduler, Step, Turn
@@ -34,8 +36,8 @@ _MEMORY_WORDS = ("out of memory", "bad_alloc", "failed to allocate", "unable to 
 class Worker:
     """Runs jobs on a thread of its own.
 
-    on_ready(model, error) is called once in that thread: with the loaded model, or with what
-    loading raised, after which the thread ends.
+    on_ready(facts, error) is called once in that thread: with facts of the loaded model, or with
+    what loading raised, after which the thread ends.
     """
 
     def __init__(
@@ -46,7 +48,7 @@ class Worker:
         *,
         closing_text: str,
         clock: Callable[[], float],
-        on_ready: Callable[[Model | None, BaseException | None], None],
+        on_ready: Callable[[Facts | None, BaseException | None], None],
     ) -> None:
         self._backend = backend
         self._scheduler = scheduler
@@ -148,6 +150,13 @@ class Worker:
             log.exception("the worker thread died")
             self._dead = f"{type(error).__name__}: {error}"
             self._fail_all(EngineDead(self._dead))
+            traceback.clear_frames(error.__traceback__)
+        finally:
+            # Arrays and compiled steps must be freed in the thread that made them: MLX aborts the
+            # process at exit otherwise.
+            self._running.clear()
+            self._cache.clear()
+            gc.collect()
 
     def _load(self) -> Workshop | None:
         try:
@@ -157,10 +166,12 @@ class Worker:
             turns = self._backend.turns()
         except BaseException as error:
             self._dead = f"loading failed: {error}"
+            # The error leaves this thread; arrays in the frames it went through must not.
+            traceback.clear_frames(error.__traceback__)
             self._on_ready(None, error)
             return None
         self.turns = turns
-        self._on_ready(model, None)
+        self._on_ready(Facts.of(model), None)
         return Workshop(model, self._backend, self._cache, turns, tuple(closing), self._clock)
 
     def _work(self, shop: Workshop) -> None:
@@ -174,10 +185,9 @@ class Worker:
                     break
             if turn is not None:
                 self._take(turn, shop)
+        self._fail_all(Draining())
         for job in list(self._running):
             self._drop(job)
-        self._cache.clear()
-        self._fail_all(Draining())
 
     def _next_turn(self) -> Turn[Job] | None:
         self._drop_ended()
