@@ -70,8 +70,10 @@ class OutputParser:
         self._calls = 0
         self._fresh = True
         self._answered = False
+        self._spoken: set[_State] = set()
         self._tail = ""
         self._newlines = ""
+        self._separator = ""
         self._events: list[OutputEvent] = []
 
     @property
@@ -206,7 +208,9 @@ class OutputParser:
     def _text(self, text: str) -> None:
         self._tail = (self._tail + text)[-self._longest :]
         if self._fresh:
-            text = text.lstrip("\n")
+            resumed = self._state in self._spoken
+            text = text.lstrip() if resumed else text.lstrip("\n")
+            self._separator = "\n\n" if resumed else ""
         if not text:
             return
         self._fresh = False
@@ -227,8 +231,9 @@ class OutputParser:
             return
         body = text.rstrip("\n")
         if body:
-            self._events.append(kind(self._newlines + body))
-            self._newlines = ""
+            self._events.append(kind(self._separator + self._newlines + body))
+            self._spoken.add(self._state)
+            self._separator = self._newlines = ""
         self._newlines += text[len(body) :]
 
     def _emit_newlines(self) -> None:

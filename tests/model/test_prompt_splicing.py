@@ -16,7 +16,7 @@ from model.turn_memory import PrefixDigest, TurnMemory
 DEMO = Path(model.__path__[0]) / "demo" / "checkpoint"
 TOKENIZER = Tokenizer.from_folder(DEMO)
 TEMPLATE = ChatTemplate.from_folder(DEMO)
-END = TOKENIZER.token_id("<|im_end|>")
+END = TOKENIZER.controls["<|im_end|>"].id
 
 text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="<>"), max_size=15)
 space = st.sampled_from(["", "\n", "\n\n", " \n ", "  "])
@@ -35,7 +35,7 @@ def _encode(messages, turns, *, thinking=True, preserve=True, tools=None):
 
 
 def _generated(reasoning, content, thinking, odd):
-    """Ids as a model may write them: unusual whitespace, not the tokenizer's own cut of the text."""
+    """Ids as a model may write them: odd whitespace, not the tokenizer's own cut."""
     thought = f"{reasoning}{odd}</think>{odd}" if thinking else ""
     ids = TOKENIZER.encode(thought, allow_special=True)
     for character in odd + content + odd:
