@@ -43,7 +43,7 @@ _FAMILY: dict[str, Any] = {
         "mrope_interleaved": True,
     },
 }
-GEOMETRIES: Mapping[str, Mapping[str, Any]] = {
+GEOMETRIES: Mapping[str, dict[str, Any]] = {
     "tiny": _FAMILY
     | {
         "hidden_size": 128,

@@ -68,11 +68,12 @@ def test_quantized_parts_are_kept_and_mean_the_same(tmp_path: Path, name: str) -
     kept, plain = load(folder, dequantize=False), load(folder)
     assert bool(kept.quantized) == (FORMATS[name].default is not None)
     for module, spec in kept.quantized.items():
-        parts = [kept.arrays.pop(f"{module}.{part}") for part in ("weight", "scales")]
+        weight, scales = (kept.arrays.pop(f"{module}.{part}") for part in ("weight", "scales"))
         biases = kept.arrays.pop(f"{module}.biases", None)
         assert (biases is not None) == (spec.mode == "affine")
         values = mx.dequantize(
-            *parts,
+            weight,
+            scales,
             biases,
             group_size=spec.group_size,
             bits=spec.bits,
@@ -213,7 +214,7 @@ def test_memory_peaks_little_above_the_file_size(
     monkeypatch.setattr("model.random_values.BLOCK_VALUES", 1 << 18)  # less to draw and quantize
     write_random_checkpoint(tmp_path, geometry=wide, layers=4, shards=shards)
     size = sum(file.stat().st_size for file in tmp_path.glob("*.safetensors"))
-    assert size > 250e6
+    assert size > 240e6
     output = subprocess.run(
         [sys.executable, "-c", _MEASURE, str(tmp_path)], capture_output=True, text=True, check=True
     ).stdout
