@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
+import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from server import __version__
 
@@ -31,7 +34,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SettingsError as error:
         print(f"mxserve: {error}", file=sys.stderr)
         return EXIT_CONFIG
-    return serve(settings)
+    leave(serve(settings))
+
+
+def leave(status: int) -> NoReturn:
+    """Ends the process at once: taking down an interpreter under native threads can abort it."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -1,0 +1,168 @@
+"""The serving process: start, clients that leave, load, and the end."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+COUNT = {"messages": [{"role": "user", "content": "Count from 1 to 20."}], "temperature": 0}
+
+
+def run(*args, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "server", *args],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        **options,
+    )
+
+
+def active(url):
+    health = httpx.get(f"{url}/health").json()
+    return health["active"] + health["queued"]
+
+
+def wait_for(condition, seconds=10.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.02)
+
+
+def test_banner(live_server):
+    assert "demo model" in live_server.output
+    assert "curl http://" in live_server.output
+
+
+def test_health_and_root(live_server):
+    assert httpx.get(f"{live_server.url}/health").json()["status"] == "ok"
+    assert httpx.head(live_server.url).status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_hangs_up_ends_its_work(live_server, stream):
+    body = json.dumps({**COUNT, "temperature": 2, "n": 8, "stream": stream}).encode()
+    host, port = live_server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as sock:
+        sock.sendall(
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s"
+            % (len(body), body)
+        )
+        wait_for(lambda: active(live_server.url) > 0)
+    wait_for(lambda: active(live_server.url) == 0, 3)
+
+
+def test_two_clients_at_once(live_server):
+    began = threading.Barrier(2)
+
+    def ask(_):
+        began.wait()
+        reply = httpx.post(f"{live_server.url}/v1/chat/completions", json=COUNT, timeout=60)
+        return reply.json()["choices"][0]["message"]["content"]
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(ask, range(2))
+    assert first == second
+    assert "20" in first
+
+
+def test_the_loop_stays_free_while_a_megabyte_is_read(live_server):
+    """Anybody else's request is answered within 50 ms; a noisy machine gets several tries."""
+    body = {"messages": [{"role": "user", "content": "lorem ipsum " * 90_000}]}
+    url = f"{live_server.url}/v1/chat/completions"
+    worst: list[float] = []
+    with httpx.Client() as other:
+        for _ in range(6):
+            with ThreadPoolExecutor(1) as pool:
+                reply = pool.submit(httpx.post, url, json=body, timeout=60)
+                lags = [0.0]
+                while not reply.done():
+                    before = time.perf_counter()
+                    other.get(f"{live_server.url}/health/live")
+                    lags.append(time.perf_counter() - before)
+                    time.sleep(0.005)
+            assert reply.result().status_code == 400
+            worst.append(max(lags))
+            if worst[-1] < 0.05:
+                return
+    pytest.fail(f"worst lags of each try in seconds: {worst}")
+
+
+def test_sigterm_finishes_what_runs_and_exits_0(start_serving):
+    server = start_serving()
+    body = {**COUNT, "stream": True}
+    with httpx.stream("POST", f"{server.url}/v1/chat/completions", json=body) as reply:
+        lines = reply.iter_lines()
+        next(lines)
+        server.process.send_signal(signal.SIGTERM)
+        rest = list(lines)
+    assert "data: [DONE]" in rest
+    assert server.stop() == 0
+
+
+def test_drain_has_an_end(start_serving):
+    server = start_serving("--drain-seconds", "0")
+    body = {**COUNT, "stream": True, "temperature": 2, "top_p": 1, "n": 8}
+    with httpx.stream("POST", f"{server.url}/v1/chat/completions", json=body) as reply:
+        lines = reply.iter_lines()
+        next(lines)
+        server.process.send_signal(signal.SIGTERM)
+        data = [line for line in lines if line.startswith("data: ")]
+    last = data[-1].removeprefix("data: ")
+    assert last == "[DONE]" or json.loads(last)["error"]["type"] == "server_error"
+    assert server.stop(15) == 0
+
+
+def test_a_bad_checkpoint_is_one_line_and_status_1(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    began = time.monotonic()
+    result = run("serve", "--port", "0", "--model", str(tmp_path))
+    assert result.returncode == 1
+    lines = [line for line in result.stderr.splitlines() if line.startswith("mxserve: ")]
+    assert len(lines) == 1
+    assert "Traceback" not in result.stderr
+    assert time.monotonic() - began < 30
+
+
+def test_a_missing_folder_is_one_line_and_status_1(tmp_path):
+    result = run("serve", "--port", "0", "--model", str(tmp_path / "nothing"))
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert "nothing" in result.stderr
+
+
+def test_a_port_in_use_is_said():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        result = run("serve", "--host", "127.0.0.1", "--port", str(port))
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"mxserve: cannot listen on 127.0.0.1:{port}: ")
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [(["--host", "0.0.0.0"], "api_key"), (["--effort-budgets", "low=x"], "EFFORT=TOKENS")],
+)
+def test_bad_settings_are_said(flags, words):
+    result = run("serve", *flags)
+    assert result.returncode == 78
+    assert words in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_version_and_usage():
+    assert run("--version").stdout.startswith("mxserve ")
+    assert run().returncode == 2
+    assert run("nonsense").returncode == 2
+    assert "--effort-budgets" in run("serve", "--help").stdout
