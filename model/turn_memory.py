@@ -19,6 +19,7 @@ from typing import Any
 
 MAX_TOKENS = 4_000_000
 _VARIANTS = 8
+_OVERHEAD = 100
 
 
 class PrefixDigest:
@@ -47,6 +48,11 @@ class _Turn:
     reasoning: str
     calls: str
 
+    @property
+    def size(self) -> int:
+        """In ids: the text is about as large as they are, the rest about `_OVERHEAD` ids."""
+        return len(self.generated) + _OVERHEAD
+
 
 class TurnMemory:
     """Bounded by the ids it holds, least recently used first out; safe from any thread."""
@@ -59,7 +65,7 @@ class TurnMemory:
 
     @property
     def held_tokens(self) -> int:
-        """How many generated ids are held."""
+        """How many ids are held, each turn's overhead counted as some."""
         return self._held
 
     def remember(
@@ -82,12 +88,14 @@ class TurnMemory:
             for same in [t for t in variants if _client_view(t) == _client_view(turn)]:
                 self._drop(variants, same)
             variants.append(turn)
-            self._held += len(turn.generated)
+            self._held += turn.size
             if len(variants) > _VARIANTS:
                 self._drop(variants, variants[0])
-            while self._held > self._max_tokens and self._turns:
-                _, oldest = self._turns.popitem(last=False)
-                self._held -= sum(len(t.generated) for t in oldest)
+            while self._held > self._max_tokens:
+                oldest, turns = next(iter(self._turns.items()))
+                self._drop(turns, turns[0])
+                if not turns:
+                    del self._turns[oldest]
 
     def recall(
         self,
@@ -115,7 +123,7 @@ class TurnMemory:
 
     def _drop(self, variants: list[_Turn], turn: _Turn) -> None:
         variants.remove(turn)
-        self._held -= len(turn.generated)
+        self._held -= turn.size
 
 
 def _client_view(turn: _Turn) -> tuple[str, str, str]:
