@@ -21,6 +21,7 @@ QuantMode = Literal["affine", "mxfp8", "mxfp4", "nvfp4"]
 _FIXED_QUANT: Mapping[str, tuple[int, int]] = {"mxfp8": (8, 32), "mxfp4": (4, 32), "nvfp4": (4, 16)}
 AFFINE_BITS = (2, 3, 4, 5, 6, 8)
 AFFINE_GROUPS = (32, 64, 128)
+_MOST_LAYERS = 1000  # a slip of the pen, not a model
 _MODEL_TYPES = ("qwen3_5_moe", "qwen3_5_moe_text")
 
 
@@ -100,6 +101,8 @@ def read_config(folder: Path) -> ModelConfig:
     generation_file = folder / "generation_config.json"
     generation = Section.from_file(generation_file) if generation_file.exists() else None
     num_layers = text.positive_int("num_hidden_layers")
+    if num_layers > _MOST_LAYERS:
+        raise text.error("num_hidden_layers", f"at most {_MOST_LAYERS}", str(num_layers))
     heads = text.positive_int("num_attention_heads")
     head_dim = text.positive_int("head_dim", text.positive_int("hidden_size") // heads)
     rope_theta, rotary_dims = _read_rope(text, head_dim)

@@ -4,6 +4,7 @@ Knows JSON and error wording, nothing about models.
 """
 
 import json
+import sys
 from collections.abc import ItemsView
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from .errors import CheckpointError
 
 _T = TypeVar("_T")
 _REQUIRED: Any = object()
+_LIMIT = 1 << 31
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,7 @@ class Section:
             values = json.loads(file.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise CheckpointError(f"{file}: no such file") from None
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise CheckpointError(f"{file}: not readable as JSON: {error}") from error
         if not isinstance(values, dict):
             raise CheckpointError(f"{file}: expected a JSON object, found {_kind(values)}")
@@ -68,13 +70,14 @@ class Section:
         return value
 
     def integer(self, key: str, default: _T = _REQUIRED, *, low: int) -> int | _T:
+        """An integer from `low` to 2^31 - 1, above which no size or id makes sense."""
         expected = f"an integer of at least {low}"
         value = self._value(key, default, expected)
         if value is default:
             return value
         if isinstance(value, float) and value.is_integer():
             value = int(value)
-        if not isinstance(value, int) or isinstance(value, bool) or value < low:
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value < _LIMIT:
             raise self.error(key, expected, _kind(value))
         return value
 
@@ -89,7 +92,7 @@ class Section:
         if value is default:
             return value
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not is_number or not low <= value <= high or value in (float("inf"),):
+        if not is_number or not low <= value <= min(high, sys.float_info.max):
             raise self.error(key, expected, _kind(value))
         return float(value)
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import mlx.core as mx
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from model.checkpoint import load_weights
 from model.config import read_config
@@ -130,6 +132,25 @@ def test_a_damaged_file_is_named(sharded: Path, damage: Callable[[Path], None]) 
     message = error_of(sharded)
     assert str(sharded) in message
     assert f"{SHARD}: expected a whole safetensors file" in message
+
+
+@given(st.data())
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+def test_no_cut_goes_unnoticed(sharded: Path, data: st.DataObject) -> None:
+    file = sharded / SHARD
+    whole = file.read_bytes()
+    length = data.draw(st.integers(0, len(whole) - 1))
+    try:
+        file.write_bytes(whole[:length])
+        assert f"{SHARD}: expected a whole safetensors file, found {length:,} bytes" in error_of(
+            sharded
+        )
+    finally:
+        file.write_bytes(whole)
 
 
 def test_a_shard_is_missing(sharded: Path) -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from model.config import GenerationDefaults, QuantSpec, module_path, read_config
@@ -105,12 +105,50 @@ def test_module_path_of_the_head() -> None:
         assert module_path(f"{name}.weight") == "lm_head.weight"
 
 
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
+    ),
+    max_leaves=8,
+)
+KEYS = [
+    *((key,) for key in ("model_type", "text_config", "tie_word_embeddings", "quantization")),
+    *(("text_config", key) for key in [*GEOMETRIES["full"], "layer_types", "eos_token_id"]),
+    *(("text_config", "rope_parameters", key) for key in GEOMETRIES["full"]["rope_parameters"]),
+    *(("quantization", key) for key in ("bits", "group_size", "mode", "model.norm", "lm_head")),
+]
+
+
+@given(st.lists(st.tuples(st.sampled_from(KEYS), JSON), min_size=1, max_size=3))
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_any_json_is_read_or_refused(tmp_path: Path, changes: list[tuple[tuple[str, ...], Any]]):
+    raw = real_config() | {"quantization": dict(AFFINE8)}
+    for (*parents, key), value in changes:
+        section: Any = raw
+        for parent in parents:
+            section = section.get(parent) if isinstance(section, dict) else None
+        if isinstance(section, dict):
+            section[key] = value
+    try:
+        config = read_config(write(tmp_path, raw))
+    except CheckpointError:
+        return
+    assert len(config.layer_types) == config.num_hidden_layers
+    assert 2 <= config.rotary_dims <= config.head_dim
+
+
 WRONG: list[tuple[str, Any, str]] = [
     ("text_config.hidden_size", None, "expected an integer of at least 1, found nothing"),
     ("text_config.hidden_size", "2048", 'found "2048"'),
     ("text_config.hidden_size", 0, "found 0"),
     ("text_config.hidden_size", True, "found true"),
     ("text_config.num_experts", 2.5, "found 2.5"),
+    ("text_config.num_experts", 1 << 31, "found 2147483648"),
+    ("text_config.num_hidden_layers", 1001, "at most 1000, found 1001"),
+    ("text_config.rms_norm_eps", 10**400, "found 1000"),
     ("text_config.num_attention_heads", 15, "a multiple of num_key_value_heads (2), found 15"),
     ("text_config.linear_num_value_heads", 33, "a multiple of linear_num_key_heads (16)"),
     ("text_config.num_experts_per_tok", 257, "at most num_experts (256), found 257"),
@@ -176,7 +214,9 @@ def test_wrong_generation_defaults(tmp_path: Path, generation: Any, key: str) ->
         read_config(write(tmp_path, real_config(), generation))
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "nul", '{"a": "\ud800"}', "[" * 100_000])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "nul", '{"a": "\ud800"}', "[" * 100_000, "9" * 5000]
+)
 def test_a_file_that_is_no_json_object(tmp_path: Path, text: str) -> None:
     (tmp_path / "config.json").write_bytes(text.encode("utf-8", "surrogatepass"))
     with pytest.raises(CheckpointError, match=r"config\.json"):
