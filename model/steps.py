@@ -9,7 +9,6 @@ lengths never enter the graph as numbers.
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 from collections.abc import Callable
 from typing import Any
@@ -27,7 +26,7 @@ StepFunction = Callable[..., Any]
 
 def compiler_available(*, on_gpu: bool) -> bool:
     """mx.compile writes C++ and calls g++ on the CPU; GPU back ends compile by themselves."""
-    return on_gpu or shutil.which(os.environ.get("CXX", "g++")) is not None
+    return on_gpu or shutil.which("g++") is not None
 
 
 class Steps:
