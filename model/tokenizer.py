@@ -16,6 +16,7 @@ from pathlib import Path
 
 import tokenizers
 
+from .encoding_cache import EncodingCache
 from .errors import CheckpointError
 
 
@@ -29,10 +30,11 @@ class ControlToken:
 
 
 class Tokenizer:
-    """Byte-level BPE with control tokens. Immutable after construction: any thread may use it."""
+    """Byte-level BPE with control tokens. Safe from any thread."""
 
     def __init__(self, library: tokenizers.Tokenizer, controls: Iterable[ControlToken]) -> None:
         self._library = library
+        self._cache = EncodingCache()
         self._controls = {control.text: control for control in controls}
         self._special = {c.id: b"" for c in self._controls.values() if c.special}
         self._visible = {c.id: c.text.encode() for c in self._controls.values() if not c.special}
@@ -95,21 +97,29 @@ class Tokenizer:
         Lone surrogates, which no UTF-8 text can hold, become U+FFFD.
         """
         if not allow_special:
-            return self.encode_pieces([text])[0]
+            return list(self.encode_pieces([text])[0])
         literals = [self._controls[match.group()].id for match in self._pattern.finditer(text)]
-        ids, *rest = self.encode_pieces(self._pattern.split(text))
+        first, *rest = self.encode_pieces(self._pattern.split(text))
+        ids = list(first)
         for literal, piece in zip(literals, rest, strict=True):
             ids.append(literal)
             ids.extend(piece)
         return ids
 
     def encode_pieces(self, pieces: Sequence[str]) -> list[list[int]]:
-        """The ids of each piece of ordinary text on its own; other threads run meanwhile."""
+        """The ids of each piece of ordinary text on its own; other threads run meanwhile.
+
+        Equal pieces may share one list: it is not to be changed.
+        """
+        texts = [without_surrogates(piece) for piece in pieces]
+        known = {text: self._cache.get(text) for text in texts}
+        unknown = [text for text, ids in known.items() if ids is None]
         # encode_batch_fast is the call that releases the GIL; encode() keeps it for the whole text.
-        encodings = self._library.encode_batch_fast(
-            [without_surrogates(piece) for piece in pieces], add_special_tokens=False
-        )
-        return [encoding.ids for encoding in encodings]
+        encodings = self._library.encode_batch_fast(unknown, add_special_tokens=False)
+        for text, encoding in zip(unknown, encodings, strict=True):
+            known[text] = ids = encoding.ids
+            self._cache.put(text, ids)
+        return [known[text] or [] for text in texts]
 
     def token_bytes(self, token: int) -> bytes:
         """The UTF-8 bytes a token adds to the text: none for special tokens and for unknown ids."""

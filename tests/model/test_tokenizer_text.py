@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import model
+from model.encoding_cache import EncodingCache
 from model.errors import CheckpointError
 from model.tokenizer import Tokenizer
 
@@ -73,6 +74,36 @@ def test_a_cut_character_is_held_and_flushed():
     assert stream.flush() == TOKENIZER.decode(tokens[:-1]) == "\ufffd"
 
 
+def _normalizing(folder: Path) -> Path:
+    return _checkpoint(folder, lambda document: document.update(normalizer={"type": "NFC"}))
+
+
+def test_a_normalizer_works_as_in_the_library(tmp_path):
+    folder = _normalizing(tmp_path)
+    library = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    text = "e\u0301<think>\u0301e</think>\u1100\u1161<|im_end|>\u0301"
+    expected = library.encode(text, add_special_tokens=False).ids
+    assert Tokenizer.from_folder(folder).encode(text, allow_special=True) == expected
+
+
+def test_what_a_caller_does_to_its_ids_changes_no_later_answer():
+    text = "the same text, long enough to be kept for the next time it is asked for " * 2
+    first = TOKENIZER.encode(text)
+    expected = list(first)
+    first.clear()
+    TOKENIZER.encode(text, allow_special=True).append(1)
+    assert TOKENIZER.encode(text) == expected == LIBRARY.encode(text).ids
+
+
+@given(st.lists(st.text("ab", min_size=60, max_size=70), max_size=30))
+def test_the_cache_of_encodings_is_bounded_and_true(texts):
+    cache = EncodingCache(max_bytes=1500)
+    for text in texts:
+        cache.put(text, list(text.encode()))
+        assert cache.held_bytes <= 1500
+        assert cache.get(text) == (list(text.encode()) if len(text) >= 64 else None)
+
+
 def test_unknown_ids_add_no_text():
     assert TOKENIZER.decode([TOKENIZER.vocab_size + 5, -1]) == ""
 
@@ -88,7 +119,7 @@ def test_token_ids_and_vocabulary_size():
 
 
 def test_encoding_lets_other_threads_run():
-    text = "The quick brown fox, 123 jumps! " * 32_000
+    text = "The quick brown fox, 123 leaps! " * 32_000
     gaps, done = [], threading.Event()
 
     def tick():
