@@ -14,9 +14,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from . import device as _device  # noqa: F401  (settles the BLAS before mlx is imported)
-
-import mlx.core as mx  # isort: skip
+import mlx.core as mx
 
 from .config import ModelConfig, QuantSpec, read_config
 from .random_values import (
