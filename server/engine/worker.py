@@ -143,9 +143,7 @@ class Worker:
 
     def _main(self) -> None:
         try:
-            shop = self._load()
-            if shop is not None:
-                self._work(shop)
+            self._serve()
         except BaseException as error:
             log.exception("the worker thread died")
             self._dead = f"{type(error).__name__}: {error}"
@@ -154,9 +152,15 @@ class Worker:
         finally:
             # Arrays and compiled steps must be freed in the thread that made them: MLX aborts the
             # process at exit otherwise.
-            self._running.clear()
+            for job in list(self._running):
+                self._drop(job)
             self._cache.clear()
             gc.collect()
+
+    def _serve(self) -> None:
+        shop = self._load()
+        if shop is not None:
+            self._work(shop)
 
     def _load(self) -> Workshop | None:
         try:
@@ -186,8 +190,6 @@ class Worker:
             if turn is not None:
                 self._take(turn, shop)
         self._fail_all(Draining())
-        for job in list(self._running):
-            self._drop(job)
 
     def _next_turn(self) -> Turn[Job] | None:
         self._drop_ended()
