@@ -6,6 +6,7 @@ Knows sockets, signals, start, drain and exit statuses; not HTTP and not the mod
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -40,9 +41,14 @@ class Server(uvicorn.Server):
         self._drain_s = drain_s
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._engine.health().status == "loading":
+            _exit_later(0)  # a load cannot be interrupted
         draining = asyncio.create_task(self._engine.stop(self._drain_s))
         await super().shutdown(sockets)
-        await draining
+        if self.force_exit:
+            draining.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await draining
 
 
 def serve(settings: Settings) -> int:
@@ -83,7 +89,6 @@ async def _run(settings: Settings, sockets: list[socket.socket]) -> int:
     starting = asyncio.create_task(engine.start())
     await asyncio.wait({serving, starting}, return_when=asyncio.FIRST_COMPLETED)
     if not starting.done():  # a signal came while the model was loading
-        _exit_later(0)
         starting.cancel()
         return 0
     failure = starting.exception()

@@ -75,26 +75,36 @@ def test_two_clients_at_once(live_server):
     assert "20" in first
 
 
+def worst_answer(client, url, running):
+    """Longest wait in seconds for the liveness answer while `running()` is true."""
+    worst = 0.0
+    while running():
+        before = time.perf_counter()
+        client.get(f"{url}/health/live")
+        worst = max(worst, time.perf_counter() - before)
+        time.sleep(0.005)
+    return worst
+
+
 def test_the_loop_stays_free_while_a_megabyte_is_read(live_server):
-    """Anybody else's request is answered within 50 ms; a noisy machine gets several tries."""
-    body = {"messages": [{"role": "user", "content": "lorem ipsum " * 90_000}]}
-    url = f"{live_server.url}/v1/chat/completions"
-    worst: list[float] = []
-    with httpx.Client() as other:
-        for _ in range(6):
-            with ThreadPoolExecutor(1) as pool:
-                reply = pool.submit(httpx.post, url, json=body, timeout=60)
-                lags = [0.0]
-                while not reply.done():
-                    before = time.perf_counter()
-                    other.get(f"{live_server.url}/health/live")
-                    lags.append(time.perf_counter() - before)
-                    time.sleep(0.005)
+    """Anybody else's answer waits less than 50 ms longer than it does on this machine anyway; a
+    noisy machine gets several tries."""
+    content = json.dumps({"messages": [{"role": "user", "content": "lorem ipsum " * 90_000}]})
+    url = live_server.url
+    tries = []
+    with httpx.Client() as other, ThreadPoolExecutor(1) as pool:
+        for _ in range(8):
+            end = time.monotonic() + 1
+            idle = worst_answer(other, url, lambda end=end: time.monotonic() < end)
+            reply = pool.submit(
+                httpx.post, f"{url}/v1/chat/completions", content=content, timeout=60
+            )
+            busy = worst_answer(other, url, lambda reply=reply: not reply.done())
             assert reply.result().status_code == 400
-            worst.append(max(lags))
-            if worst[-1] < 0.05:
+            tries.append((busy, idle))
+            if busy < 0.05 + idle:
                 return
-    pytest.fail(f"worst lags of each try in seconds: {worst}")
+    pytest.fail(f"worst waits in seconds (busy, idle) of each try: {tries}")
 
 
 def test_sigterm_finishes_what_runs_and_exits_0(start_serving):
