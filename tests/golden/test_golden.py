@@ -1,13 +1,16 @@
 """Our logits on a committed tiny checkpoint against committed logits of two other implementations.
 
 transformers and mlx-lm computed them in float32 (`python -m tests.parity.make --golden
-tests/golden` does it again). Nothing here needs either of them.
+tests/golden` does it again), and drew the continuations. Nothing here needs either of them.
 """
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from model.sampling import SamplingParams
 from tests.parity.references import (
     CLOSE,
     CLOSE_QUANTIZED,
@@ -18,6 +21,10 @@ from tests.parity.references import (
 )
 
 TINY = Path(__file__).parent / "tiny"
+
+
+def _name(golden: dict[str, Any]) -> str:
+    return " ".join(f"{key} {value}" for key, value in golden["sampling"].items())
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +54,25 @@ def test_prefill_in_odd_chunks(original: Comparison, source: str) -> None:
 def test_compiled_decode_after_prefill(original: Comparison, source: str) -> None:
     for reference in read_references(TINY, source):
         assert original.difference(reference, decode=DECODED) <= CLOSE
+
+
+def test_decode_across_a_moved_cache(original: Comparison) -> None:
+    """More decoded tokens than the step's small KV tail holds: it is folded into the body."""
+    long = read_references(TINY, "transformers")[1]
+    assert original.difference(long, decode=len(long.tokens) - 20) <= CLOSE
+
+
+def test_decode_from_the_first_token(original: Comparison) -> None:
+    short = read_references(TINY, "transformers")[0]
+    assert original.difference(short, decode=len(short.tokens)) <= CLOSE
+
+
+@pytest.mark.parametrize("golden", json.loads((TINY / "continuations.json").read_text()), ids=_name)
+def test_continuation(original: Comparison, golden: dict[str, Any]) -> None:
+    """Greedy and sampled tokens as an independent sampler draws them from transformers' logits."""
+    sampling = SamplingParams(**golden["sampling"])
+    drawn = original.continuation(golden["prompt"], sampling, len(golden["tokens"]))
+    assert drawn == golden["tokens"]
 
 
 def test_quantized_by_the_published_recipe(quantized: Comparison) -> None:

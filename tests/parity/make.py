@@ -6,23 +6,42 @@
 Run apart from the tests: torch and the BLAS that `model` loads stay in different processes.
 For each checkpoint NAME: NAME/original, NAME/SCHEME and NAME/references.npz, which holds
 `tokens.I`, `positions.I` and the float32 logits `SOURCE.I` [positions, vocab] of sequence I, where
-SOURCE is `transformers`, `mlx-lm` or `mlx-lm.SCHEME`.
+SOURCE is `transformers`, `mlx-lm` or `mlx-lm.SCHEME`. The golden checkpoint also gets
+`continuations.json`: tokens sampled from transformers' logits by tests.parity.sampling_reference.
 """
 
 # torch, transformers and mlx-lm are not in the environment that is type-checked.
 # pyright: reportMissingImports=false
 
 import argparse
+import json
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from tests.parity import mlx_reference, tiny
+from tests.parity.sampling_reference import NearTieError, SamplerReference
 
 DECODED = 64
+CONTINUED = 40
+PROMPT = 24
+SAMPLERS: tuple[dict[str, Any], ...] = (
+    {"temperature": 0.0},
+    {"temperature": 0.8, "top_p": 0.9, "top_k": 20},
+    {"temperature": 1.0},
+    {"temperature": 1.2, "min_p": 0.05},
+    {
+        "temperature": 0.8,
+        "top_p": 0.95,
+        "presence_penalty": 1.5,
+        "frequency_penalty": 0.25,
+        "repetition_penalty": 1.2,
+    },
+)
 
 
 def transformers_logits(network: torch.nn.Module, sequences: list[list[int]]) -> list[np.ndarray]:
@@ -58,6 +77,36 @@ def make(model: tiny.TinyModel, folder: Path, *, every: int) -> None:
             content[f"{source}.{i}"] = results[i][positions]
     np.savez_compressed(folder / "references.npz", allow_pickle=False, **content)
     report(sources)
+    if model is tiny.GOLDEN:
+        drawn = continuations(network, sequences[0][:PROMPT])
+        lines = ",\n ".join(json.dumps(one) for one in drawn)
+        (folder / "continuations.json").write_text(f"[{lines}]\n")
+
+
+def continuations(network: torch.nn.Module, prompt: list[int]) -> list[dict[str, Any]]:
+    """A continuation of `prompt` per sampler, with the first seed that meets no near tie."""
+    return [
+        {"sampling": {**sampler, "seed": seed}, "prompt": prompt, "tokens": drawn}
+        for sampler in SAMPLERS
+        for seed, drawn in [_continue(network, prompt, sampler)]
+    ]
+
+
+def _continue(
+    network: torch.nn.Module, prompt: list[int], sampler: dict[str, Any]
+) -> tuple[int, list[int]]:
+    for seed in range(1, 100):
+        reference = SamplerReference(prompt, **sampler, seed=seed)
+        try:
+            fed, cache = prompt, None
+            for _ in range(CONTINUED):
+                with torch.no_grad():
+                    output = network(torch.tensor([fed]), past_key_values=cache, use_cache=True)
+                fed, cache = [reference.draw(output.logits[0, -1].numpy())], output.past_key_values
+        except NearTieError:
+            continue
+        return seed, reference.drawn
+    raise NearTieError(f"no seed without one for {sampler}")
 
 
 def report(sources: dict[str, list[np.ndarray]]) -> None:
@@ -74,14 +123,14 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--golden", action="store_true")
     arguments = parser.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)  # the sums are small, and threads that wait for each other are slow
     models = (tiny.GOLDEN,) if arguments.golden else tiny.LIVE
     for model in models:
         print(model.name, flush=True)
         target = arguments.folder / model.name
         if target.exists():
             shutil.rmtree(target)
-        make(model, target, every=4 if arguments.golden else 1)
+        make(model, target, every=8 if arguments.golden else 1)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import mlx.core as mx
 import numpy as np
 
 from model.loading import load_model
+from model.sampling import SamplingParams
 
 CLOSE = 1e-4  # max |difference| between float32 logits
 CLOSE_QUANTIZED = 1e-3  # the same, relative to the largest logit, where weights are quantized
@@ -77,6 +78,14 @@ class Comparison:
         """The same over the reference's largest |logit|."""
         largest = float(np.abs(reference.logits).max())
         return self.difference(reference, chunks=chunks, decode=decode) / largest
+
+    def continuation(self, prompt: list[int], sampling: SamplingParams, count: int) -> list[int]:
+        """`count` tokens that our compiled decode step draws after `prompt`."""
+        with _on_cpu():
+            generation = self._model.generation(sampling)
+            generation.prefill(prompt[:-1])
+            first = generation.step(prompt[-1])
+            return [first, *(generation.step() for _ in range(count - 1))]
 
 
 @contextmanager

@@ -13,12 +13,8 @@ stamp="$wanted $(cat requirements.lock requirements-dev.lock | cksum)"
 if [ "$(cat "$venv/.installed" 2>/dev/null || true)" != "$stamp" ]; then
   test -x "$python" || "${PYTHON:-python3}" -m venv "$venv"
   "${pip[@]}" --require-hashes -r requirements.lock -r requirements-dev.lock
-  # The build for CPUs where one is offered: on Linux the plain one brings gigabytes of CUDA.
-  if [ "$(uname -s)" = Linux ]; then
-    "${pip[@]}" "torch==2.13.0+cpu" || "${pip[@]}" torch==2.13.0
-  else
-    "${pip[@]}" torch==2.13.0
-  fi
+  # Where pip is offered a build for CPUs (PIP_FIND_LINKS, PIP_EXTRA_INDEX_URL), it prefers that.
+  "${pip[@]}" torch==2.13.0
   # The lock holds for everything it names; the two implementations bring what it does not.
   constraints=$(mktemp)
   trap 'rm -f "$constraints"' EXIT

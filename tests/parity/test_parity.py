@@ -19,7 +19,8 @@ from tests.parity.references import (
     read_references,
 )
 
-pytestmark = pytest.mark.parity
+# The first test waits for the references.
+pytestmark = [pytest.mark.parity, pytest.mark.timeout(1800)]
 
 QUANTIZED = [("plain", "mxfp8"), ("plain", "affine8"), ("plain", "ud"), ("odd", "mxfp8")]
 Open = Callable[[str, str, bool], Comparison]

@@ -127,7 +127,7 @@ ODD = TinyModel(
         vocab_size=509,
         tie_word_embeddings=True,
     ),
-    lengths=(211,),
+    lengths=(211, 610),
     schemes=("mxfp8",),
 )
 
@@ -153,7 +153,7 @@ GOLDEN = TinyModel(
         shared_expert_intermediate_size=64,
         vocab_size=288,
     ),
-    lengths=(200,),
+    lengths=(200, 420),
     schemes=("ud",),
 )
 
