@@ -5,6 +5,7 @@ Knows which failure gets which status (one table); does not know who raised it o
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from server.engine import errors as engine
+
+log = logging.getLogger(__name__)
 
 BAD_REQUEST = "invalid_request_error"
 
@@ -89,6 +92,8 @@ def engine_error_body(error: engine.EngineError) -> tuple[Kind, dict[str, Any]]:
     param = error.param if isinstance(error, engine.InvalidRequest) else None
     if isinstance(error, engine.ContextOverflow):
         param = "messages"
+    if kind.status >= 500:
+        log.warning("answered %d: %s", kind.status, error)
     return kind, envelope(str(error), kind, param)
 
 

@@ -47,10 +47,8 @@ def test_a_dead_engine_ends_the_process(tmp_path, stopping):
     )
     with process:
         assert process.stderr is not None
-        for line in process.stderr:
-            if "ready at " in line:
-                break
-        url = line.split("ready at ")[1].strip().removesuffix("/v1")
+        ready = next(line for line in process.stderr if "ready at " in line)
+        url = ready.split("ready at ")[1].strip().removesuffix("/v1")
         assert httpx.get(f"{url}/health").status_code == 200
         began = time.monotonic()
         flag.touch()

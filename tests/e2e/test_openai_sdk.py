@@ -1,13 +1,14 @@
 """The embedded demo through the official SDK, on a real port."""
 
 import asyncio
+from typing import Any
 
 import openai
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-FRANCE = [{"role": "user", "content": "What is the capital of France?"}]
-WEATHER = {
+FRANCE: list[Any] = [{"role": "user", "content": "What is the capital of France?"}]
+WEATHER: Any = {
     "type": "function",
     "function": {
         "name": "get_weather",
@@ -69,7 +70,7 @@ def test_async(live_server):
         async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client:
 
             async def one(stream):
-                answer = await client.chat.completions.create(
+                answer: Any = await client.chat.completions.create(
                     model="demo", messages=FRANCE, temperature=0, stream=stream
                 )
                 if not stream:
@@ -186,7 +187,7 @@ def test_errors_are_the_sdks_own(client):
     assert bad.value.param == "temperature"
     with pytest.raises(openai.NotFoundError):
         client.embeddings.create(model="demo", input="x")
-    long = [{"role": "user", "content": "word " * 200_000}]
+    long: list[Any] = [{"role": "user", "content": "word " * 200_000}]
     with pytest.raises(openai.BadRequestError, match="maximum context length is") as overflow:
         ask(client, long)
     assert overflow.value.code == "context_length_exceeded"

@@ -79,7 +79,7 @@ def test_key(launch):
         {"Authorization": "Bearer"},
         {"Authorization": "s3cret"},
         {"x-api-key": "s3cre"},
-        {"Authorization": "Bearer s\xe9cret".encode("latin-1")},
+        httpx.Headers({"Authorization": "Bearer s\xe9cret"}, encoding="latin-1"),
     ):
         for path in ("/v1/models", "/health", "/", "/nope"):
             refused(client.get(path, headers=headers), 401)

@@ -172,3 +172,12 @@ def test_a_body_that_never_comes(served):
             b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n{"
         )
         assert sock.recv(4096).startswith(b"HTTP/1.1 408 ")
+
+
+def test_two_lengths_are_refused(served):
+    with socket.create_connection(("127.0.0.1", served.port), timeout=5) as sock:
+        sock.sendall(
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+        )
+        assert sock.recv(4096).startswith(b"HTTP/1.1 400 ")
