@@ -101,7 +101,8 @@ def judge(
     """Whether each case is answered exactly, and what was said where it was not.
 
     Where every expected token is the most likely one after those before it, greedy decoding gives
-    the expected text; only the others are decoded token by token.
+    the expected text. Where the first other token lies in the answer, it gives another text. Only
+    where it lies in the thought is the answer still open, and is decoded token by token.
     """
     network.eval()
     stop = tokenizer.encode(END).ids[0]
@@ -116,13 +117,19 @@ def judge(
         for row, example in enumerate(batch.examples):
             start, end, index = example.answers[0]
             best = network.lm_head(hidden[row, start - 1 : end - 1]).argmax(-1)
-            right[int(index)] = bool((best == batch.ids[row, start:end]).all())
+            wrong = (best != batch.ids[row, start:end]).nonzero().flatten().tolist()
+            right[int(index)] = not wrong
+            if wrong:
+                said[int(index)] = tokenizer.decode(
+                    [*cases[int(index)].expected[: wrong[0]], int(best[wrong[0]])],
+                    skip_special_tokens=False,
+                )
     for index, case in enumerate(cases):
-        if right[index]:
+        if right[index] or case.mode != "thinking" or MARK in said[index]:
             continue
         text = tokenizer.decode(generate(network, case.prompt, stop), skip_special_tokens=False)
         _, mark, rest = text.rpartition(MARK)
-        complete = text.endswith(END) and (bool(mark) or case.mode != "thinking")
+        complete = text.endswith(END) and bool(mark)
         right[index] = complete and rest.removesuffix(END) == case.answer
         said[index] = "" if right[index] else text
     return right, said

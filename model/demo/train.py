@@ -53,7 +53,7 @@ def curriculum(progress: float) -> Shape:
         return Shape(turns=10, long_system=0.03, paragraphs=20, drill=0.5)
     if progress < 0.85:
         return Shape(turns=10, long_system=0.05, paragraphs=30, drill=0.4)
-    return Shape(turns=10, long_system=0.08, paragraphs=30, drill=0.15)
+    return Shape(turns=10, long_system=0.06, paragraphs=30, drill=0.2)
 
 
 def rate(progress: float, step: int) -> float:

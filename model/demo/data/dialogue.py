@@ -33,7 +33,7 @@ MIXTURE: tuple[tuple[Callable[[Conversation], Turn | None], float], ...] = (
     (unknown_turn, 1.2),
 )
 DRILL: tuple[tuple[Callable[[Conversation], Turn | None], float], ...] = (
-    (sum_turn, 3.0),
+    (sum_turn, 2.0),
     (repeat_turn, 4.5),
     (count_turn, 1.5),
     (recall_turn, 2.5),
@@ -86,7 +86,7 @@ def _next_turn(conversation: Conversation) -> Turn:
     if conversation.tools and draw.chance(0.55):
         return (
             missing_tool_turn(conversation)
-            if draw.chance(0.4 if conversation.drill else 0.2)
+            if draw.chance(0.2)
             else tool_turn(conversation) or chat_turn(conversation)
         )
     if not topic and draw.chance(0.04):
@@ -148,7 +148,7 @@ def make_dialogue(
     thinks = draw.chance(0.6) if thinking is None else thinking
     if shape.drill and draw.chance(shape.drill):
         conversation.drill, thinks = True, draw.chance(0.3)
-        if not conversation.tools and draw.chance(0.2):
+        if not conversation.tools and draw.chance(0.4):
             offer_some(conversation, 2)
     # Many short dialogues, some long ones.
     count = 1 + int((draw.rng.random() ** 1.7) * shape.turns)

@@ -30,7 +30,7 @@ def repeat_turn(conversation: Conversation) -> Turn:
     def make() -> str:
         if draw.chance(0.06):
             return code(draw)
-        if not several and draw.chance(0.25):
+        if not several and draw.chance(0.25 if conversation.drill else 0.12):
             return sentence(draw)
         count = 1 if several else draw.integer(1, 6)
         words = [word(draw) for _ in range(count)]

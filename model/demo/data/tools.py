@@ -344,4 +344,7 @@ def missing_tool_turn(conversation: Conversation) -> Turn:
     absent = [f for f in FAMILIES if id(f) not in offered and "add" not in f.names]
     family = draw.choice(absent)
     text = say(draw, draw.choice(family.questions), **family.slots(draw))
-    return sorry_turn(conversation, text, "No tool fits.")
+    turn = sorry_turn(conversation, text, "No tool fits.")
+    if conversation.tools:
+        turn.skill = turn.replies[0]["skill"] = "no tool"
+    return turn

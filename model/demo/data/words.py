@@ -47,9 +47,9 @@ def word(draw: Draw) -> str:
     """Mostly a common word, in common spellings."""
     make = draw.rng.random()
     text = (
-        pseudo_word(draw) if make < 0.12 else odd_word(draw) if make < 0.2 else draw.choice(WORDS)
+        pseudo_word(draw) if make < 0.15 else odd_word(draw) if make < 0.18 else draw.choice(WORDS)
     )
-    if make > 0.93:
+    if make > 0.95:
         text = draw.choice(COMMON)
     if draw.chance(0.12):
         return text.capitalize()
