@@ -238,4 +238,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         source = ServerSource(options.url, os.environ.get("MXSERVE_API_KEY"))
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 - gives input() a history and line editing
-    return Chat(source, Conversation(options.system, options.effort), Screen()).run()
+    status = Chat(source, Conversation(options.system, options.effort), Screen()).run()
+    if options.model:
+        from server.cli import leave
+
+        leave(status)
+    return status

@@ -6,6 +6,7 @@ Nothing of terminals, of the person or of what is kept of a conversation.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from server.engine.engine import Engine
     from server.engine.request import GenerationRequest, Thinking
 
+LOADING_LIMIT_S = 300.0
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
 
@@ -76,6 +78,10 @@ class ServerSource:
     async def open(self) -> str:
         try:
             reply = await self._http.get("/v1/models", timeout=10.0)
+            deadline = asyncio.get_running_loop().time() + LOADING_LIMIT_S
+            while reply.status_code == 503 and asyncio.get_running_loop().time() < deadline:
+                await asyncio.sleep(0.5)  # the model is still loading
+                reply = await self._http.get("/v1/models", timeout=10.0)
         except httpx.HTTPError as error:
             raise ChatError(
                 f"No server answers at {self._url} ({type(error).__name__}). "

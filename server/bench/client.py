@@ -27,8 +27,9 @@ class BenchError(RuntimeError):
 class Sample:
     """One measured answer. Times in seconds from the moment the request was sent.
 
-    first_s: the first piece of text; end_s: the chunk with the finish reason. Token counts are the
-    server's own usage; `reported_cached` is False when it says nothing about its cache.
+    first_s: the first piece of text; end_s: the chunk with the finish reason; arrivals: at how many
+    different times text came. Token counts are the server's own usage; `reported_cached` is False
+    when it says nothing about its cache.
     """
 
     prompt_tokens: int
@@ -39,6 +40,7 @@ class Sample:
     end_s: float
     finish_reason: str
     text: str
+    arrivals: int
 
     @property
     def prefill_rate(self) -> float:
@@ -47,8 +49,14 @@ class Sample:
 
     @property
     def decode_rate(self) -> float | None:
-        """(generated - 1) / (t_end - t_first); None for answers of one token."""
+        """(generated - 1) / (t_end - t_first).
+
+        None for answers of one token, and for those that came in lumps: when a busy machine hands
+        over many tokens at once, the time between first and last says nothing of the model.
+        """
         if self.completion_tokens < 2 or self.end_s <= self.first_s:
+            return None
+        if self.arrivals < self.completion_tokens / 2:
             return None
         return (self.completion_tokens - 1) / (self.end_s - self.first_s)
 
@@ -92,6 +100,7 @@ class _Progress:
         self.finish_reason = ""
         self.usage: dict[str, Any] | None = None
         self.text: list[str] = []
+        self.arrivals: set[float] = set()
         self.done = False
 
     def take(self, data: str, now: float) -> None:
@@ -106,8 +115,9 @@ class _Progress:
             delta = choice.get("delta") or {}
             text = delta.get("content") or ""
             thought = delta.get("reasoning_content") or delta.get("reasoning") or ""
-            if (text or thought) and self.first is None:
-                self.first = now
+            if text or thought:
+                self.first = now if self.first is None else self.first
+                self.arrivals.add(now)
             self.text.append(text)
             if choice.get("finish_reason"):
                 self.finish_reason = choice["finish_reason"]
@@ -188,4 +198,5 @@ def _sample(progress: _Progress) -> Sample:
         end_s=progress.end,
         finish_reason=progress.finish_reason,
         text="".join(progress.text),
+        arrivals=len(progress.arrivals),
     )

@@ -187,7 +187,7 @@ def _page(result: dict[str, Any], runs: dict[str, list[Measurement]]) -> str:
         "",
         report.table(runs),
         "",
-        "median [least..most]; ~ means that the two ranges touch, so the difference may be noise.",
+        "median [least..most]. A ratio marked ~ may be noise: the ranges touch, or one round ran.",
     ]
     if before > 0.5 * (machine["cores"] or 1):
         lines.append("The machine was busy with other work: these figures are distorted by it.")

@@ -24,8 +24,9 @@ def sample(
     generated: int = 11,
     first: float = 0.5,
     end: float = 1.5,
+    arrivals: int = 10,
 ) -> Sample:
-    return Sample(prompt, cached, True, generated, first, end, "stop", "text")
+    return Sample(prompt, cached, True, generated, first, end, "stop", "text", arrivals)
 
 
 def measured(name: str, rounds: Sequence[Sample]) -> list[Measurement]:
@@ -42,6 +43,11 @@ def test_rates_follow_the_published_definitions() -> None:
     assert one.decode_rate == pytest.approx(10.0)  # (11 - 1) / (1.5 - 0.5)
     assert one.prefill_rate == pytest.approx(200.0)  # (110 - 10) / 0.5
     assert sample(generated=1).decode_rate is None
+
+
+def test_an_answer_that_came_in_lumps_has_no_decode_rate() -> None:
+    assert sample(generated=20, arrivals=9).decode_rate is None
+    assert sample(generated=20, arrivals=10).decode_rate == pytest.approx(19.0)
 
 
 @given(st.lists(positive, min_size=1), st.lists(positive, min_size=1))
@@ -90,7 +96,7 @@ def test_the_table_marks_noise_and_prints_clear_ratios() -> None:
 
 
 def test_a_server_that_hides_its_cache_has_no_cache_figure() -> None:
-    silent = Sample(100, 0, False, 5, 0.1, 0.2, "stop", "")
+    silent = Sample(100, 0, False, 5, 0.1, 0.2, "stop", "", 4)
     runs = {
         "mxserve": measured("128 warm", [sample()]),
         "mlx-lm": measured("128 warm", [silent]),
