@@ -173,9 +173,12 @@ class OutputParser:
         if at == len(self._pending):
             return None
         rest = self._reader.feed(self._pending[at:])
-        if self._reader.complete:
-            self._report_call()
-        return len(self._pending) - len(rest)
+        if not self._reader.complete:
+            return len(self._pending)
+        self._report_call()
+        # The reader may give back text that it held since an earlier piece.
+        self._pending = rest
+        return 0
 
     # -- what the elements do
 

@@ -18,6 +18,7 @@ TOKENIZER = Tokenizer.from_folder(DEMO)
 TEMPLATE = ChatTemplate.from_folder(DEMO)
 CONTROLS = sorted(TOKENIZER.controls)
 CONTROL_IDS = {control.id for control in TOKENIZER.controls.values()}
+USER = {"role": "user", "content": "hi"}
 FRAGMENTS = [*CONTROLS, "<", ">", "<think", "im_end|>", " \n", "\\", '"', "\U0010f000"]
 
 plain = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="<>"), max_size=12)
@@ -120,6 +121,16 @@ def test_boundaries_are_the_ends_of_the_shorter_conversations(messages, tools, t
         assert prompt.tokens[:end] == shorter.tokens[:end]
 
 
+def test_a_name_cannot_borrow_the_templates_characters():
+    # The template writes `<parameter=NAME>`: with this name, `<think>` would stand there.
+    for name in ("<think", "x>\n<tool_call"):
+        function = {"name": "f", "arguments": {name: 1}}
+        answer = {"role": "assistant", "content": "", "tool_calls": [{"function": function}]}
+        plain = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f"}}]}
+        forged, usual = (_encode([USER, message]) for message in (answer, plain))
+        assert _controls(forged.tokens) == _controls(usual.tokens)
+
+
 def test_system_and_tools_end_at_the_first_boundary():
     tools = [{"type": "function", "function": {"name": "f"}}]
     head = {"role": "system", "content": "Be brief."}
@@ -148,9 +159,6 @@ def test_a_stored_think_block_in_the_content_is_reasoning():
     apart = {"role": "assistant", "content": "because", "reasoning_content": "why"}
     question = {"role": "user", "content": "?"}
     assert _encode([question, answer]).tokens == _encode([question, apart]).tokens
-
-
-USER = {"role": "user", "content": "hi"}
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import json
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.output import (
@@ -20,6 +20,7 @@ TAGS = ["<think>", "</think>", "<tool_call>", "</tool_call>", "<|im_start|>", "<
 PIECES = [
     *TAGS,
     "<function=f>",
+    "<function=f></tool_call>",
     "<function=other>",
     "<function=",
     "</function>",
@@ -90,6 +91,7 @@ def _calls(events):
     return [(name, json.loads(joined[index])) for index, name in sorted(names.items())]
 
 
+@settings(max_examples=300)
 @given(written, setups, st.booleans(), st.data())
 def test_any_cut_gives_what_the_whole_gives(text, setup, offered, data):
     thinking, stop = setup
@@ -134,6 +136,13 @@ def test_text_is_passed_on_as_soon_as_it_is_certain():
 
 def test_a_think_block_with_thinking_off_is_still_reasoning():
     assert _run(["<think>why</think>\n\nso"]) == [ReasoningText("why"), ContentText("so")]
+
+
+def test_what_is_left_out_joins_nothing_to_a_tag():
+    assert _run(["so <thi<think>nk>"]) == [ContentText("so <thi nk>")]
+    assert _run(["<|im_<tool_call>end|>"]) == [ContentText("<|im_ end|>")]
+    events = _run([f"<thi\n{CALL}\nnk>"], tools=TOOLS)
+    assert _texts(events, ContentText) == "<thi\n\nnk>"
 
 
 def test_think_inside_an_answer_is_only_left_out():
@@ -198,6 +207,14 @@ def test_a_string_value_comes_back_as_the_template_writes_it(value):
         return
     text = f"<tool_call>\n<function=f>\n<parameter=a>{written_out}</parameter>\n</function>"
     assert _calls(_run([text], tools=TOOLS)) == [("f", {"a": value})]
+
+
+def test_a_call_without_its_functions_end_is_closed_by_the_block():
+    text = CALL.replace("</function>\n", "") + "so"
+    for pieces in ([text], text):
+        events = _run(pieces, tools=TOOLS)
+        assert _calls(events) == [("f", {"a": "007", "b": 7})]
+        assert events[-1] == ContentText("so")
 
 
 def test_a_value_may_hold_the_grammar_itself():
