@@ -20,6 +20,7 @@ from model.errors import CheckpointError
 from server import __version__, log
 from server.app import create_app
 from server.engine import Engine, ModelInfo
+from server.loading_bar import LoadingBar
 from server.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -68,7 +69,8 @@ def serve(settings: Settings) -> int:
 
 
 async def _run(settings: Settings, sockets: list[socket.socket]) -> int:
-    engine = Engine(settings.engine())
+    url = address(sockets[0])
+    engine = Engine(settings.engine(), progress=LoadingBar(sys.stderr))
     server = Server(
         uvicorn.Config(
             create_app(settings, engine),
@@ -98,7 +100,10 @@ async def _run(settings: Settings, sockets: list[socket.socket]) -> int:
         status = _fail(_told(failure))
         await serving
         return status
-    sys.stderr.write(banner(engine.info, sockets))
+    if server.should_exit:  # a signal came just before
+        await serving
+        return 0
+    sys.stderr.write(banner(engine.info, url))
     sys.stderr.flush()
     dying = asyncio.create_task(_death(engine))
     await asyncio.wait({serving, dying}, return_when=asyncio.FIRST_COMPLETED)
@@ -168,10 +173,14 @@ def _bound(family: socket.AddressFamily, host: str, port: int) -> socket.socket:
     return sock
 
 
-def banner(info: ModelInfo, sockets: list[socket.socket]) -> str:
+def address(sock: socket.socket) -> str:
+    """The URL of a listening socket."""
+    host, port = sock.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def banner(info: ModelInfo, url: str) -> str:
     """What a newcomer needs to see: where, which model, and a line to try."""
-    host, port = sockets[0].getsockname()[:2]
-    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     lines = [
         f"mxserve {__version__} is ready at {url}/v1",
         f"model: {info.id} (context {info.context_length:,} tokens)",

@@ -23,7 +23,7 @@ serve.GRACE_S = 1
 
 class Dying:
     info = ModelInfo("m", 1, 1, False, GenerationDefaults(1, 1, 0, 0))
-    def __init__(self, settings): pass
+    def __init__(self, settings, progress): pass
     async def start(self): pass
     def health(self):
         dead = flag.exists()

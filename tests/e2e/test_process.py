@@ -119,6 +119,24 @@ def test_sigterm_finishes_what_runs_and_exits_0(start_serving):
     assert server.stop() == 0
 
 
+def test_sigterm_while_loading_exits_0():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "server", "serve", "--port", str(port)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        wait_for(lambda: listens(port), 60)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+        assert process.stderr is not None
+        assert "Traceback" not in process.stderr.read()
+
+
+def listens(port):
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0
+
+
 def test_drain_has_an_end(start_serving):
     server = start_serving("--drain-seconds", "0")
     body = {**COUNT, "stream": True, "temperature": 2, "top_p": 1, "n": 8}
