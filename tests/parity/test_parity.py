@@ -39,7 +39,9 @@ def comparison(checkpoints: Path) -> Open:
 
 
 @pytest.mark.parametrize("source", ["transformers", "mlx-lm"])
-@pytest.mark.parametrize("way", ["whole", "chunks", "decode", "chunks then decode"])
+@pytest.mark.parametrize(
+    "way", ["whole", "chunks", "decode", "chunks then decode", "nearly all decoded"]
+)
 @pytest.mark.parametrize("name", ["plain", "odd"])
 def test_float32(
     checkpoints: Path,
@@ -96,5 +98,6 @@ def _steps(way: str, total: int) -> Steps:
         "chunks": {"chunks": odd_chunks(total), "decode": 0},
         "decode": {"chunks": None, "decode": DECODED},
         "chunks then decode": {"chunks": odd_chunks(total - DECODED), "decode": DECODED},
+        "nearly all decoded": {"chunks": None, "decode": total - 10},  # folds the KV tail
     }
     return ways[way]
