@@ -141,17 +141,25 @@ def test_choices(client):
     assert all("Paris" in choice.message.content for choice in answer.choices)
 
 
-def test_later_turns_prefill_only_what_is_new(client):
-    messages = [{"role": "system", "content": "You are a helpful assistant."}]
+PLACES = ["France", "Italy", "Spain", "Japan", "Norway", "Egypt", "Peru", "Kenya", "Cuba", "Chile"]
+
+
+@pytest.mark.parametrize("effort", ["none", "low"])
+@pytest.mark.parametrize("echo", [False, True], ids=["reasoning dropped", "reasoning sent back"])
+def test_turns_two_to_ten_prefill_only_what_is_new(client, effort, echo):
+    """All tokens of the turns before, answers included, come from the cache."""
+    messages: list[Any] = [{"role": "system", "content": f"You are a helper. {effort} {echo}"}]
     before = 0
-    for place in ["France", "Italy", "Spain", "Japan"]:
+    for place in PLACES:
         messages.append({"role": "user", "content": f"What is the capital of {place}?"})
-        answer = ask(client, messages, reasoning_effort="none")
-        usage = answer.usage
-        if before:
-            assert usage.prompt_tokens_details.cached_tokens >= before
-        before = usage.prompt_tokens
-        messages.append({"role": "assistant", "content": answer.choices[0].message.content})
+        answer = ask(client, messages, reasoning_effort=effort)
+        usage, message = answer.usage, answer.choices[0].message
+        assert place in message.content
+        assert usage.prompt_tokens_details.cached_tokens >= before
+        before = usage.total_tokens
+        messages.append({"role": "assistant", "content": message.content})
+        if echo and effort != "none":
+            messages[-1]["reasoning_content"] = message.reasoning_content
 
 
 def test_a_tool_is_called_and_its_result_used(client):
