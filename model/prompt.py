@@ -56,35 +56,43 @@ def encode_chat(
     except RecursionError:
         raise InvalidPrompt("The tools or tool arguments are nested too deeply.") from None
 
-    def render(thinking: bool, *, conversation: Any, opened: bool) -> str:
-        try:
-            return template.render(
-                conversation,
-                tools=veiled_tools,
-                add_generation_prompt=opened,
-                enable_thinking=thinking,
-                preserve_thinking=preserve_thinking,
-            )
-        except TemplateRefusal as error:
-            raise InvalidPrompt(f"The chat template refuses the conversation: {error}") from error
-
-    body = render(enable_thinking, conversation=veiled_messages, opened=False)
-    whole = render(enable_thinking, conversation=veiled_messages, opened=True)
-    if not whole.startswith(body):
-        body = whole
-    opening = whole[len(body) :]
-    rendering = _Rendering.of(tokenizer, veil, body)
+    try:
+        whole = template.render(
+            veiled_messages,
+            tools=veiled_tools,
+            add_generation_prompt=True,
+            enable_thinking=enable_thinking,
+            preserve_thinking=preserve_thinking,
+        )
+    except TemplateRefusal as error:
+        raise InvalidPrompt(f"The chat template refuses the conversation: {error}") from error
+    opening = _opening(template, enable_thinking, preserve_thinking)
+    if not whole.endswith(opening):
+        opening = ""
+    rendering = _Rendering.of(tokenizer, veil, whole.removesuffix(opening))
+    splicer = None
     answers = [message for message in legal if message["role"] == "assistant"]
-    openings = [opening] if opening else []
     if turns is not None and answers and opening:
-        probe = [{"role": "user", "content": "x"}]
-        other = render(not enable_thinking, conversation=probe, opened=True)
-        closed = render(not enable_thinking, conversation=probe, opened=False)
-        openings.append(other.removeprefix(closed))
-    splicer = _Splicer(tokenizer, openings, answers, turns) if turns and openings else None
+        other = _opening(template, not enable_thinking, preserve_thinking)
+        splicer = _Splicer(tokenizer, [opening, other], answers, turns)
     tokens, boundaries = _assemble(rendering, splicer)
     opening_ids = tokenizer.encode(opening, allow_special=True)
     return Prompt(tokens + opening_ids, tuple(boundaries), len(opening_ids))
+
+
+def _opening(template: ChatTemplate, enable_thinking: bool, preserve_thinking: bool) -> str:
+    """The generation prompt, as the shortest conversation shows it."""
+    closed, opened = (
+        template.render(
+            [{"role": "user", "content": "x"}],
+            tools=None,
+            add_generation_prompt=add_generation_prompt,
+            enable_thinking=enable_thinking,
+            preserve_thinking=preserve_thinking,
+        )
+        for add_generation_prompt in (False, True)
+    )
+    return opened.removeprefix(closed) if opened.startswith(closed) else ""
 
 
 class _Veil:
@@ -191,7 +199,9 @@ class _Splicer:
         answers: Sequence[Mapping[str, Any]],
         memory: TurnMemory,
     ) -> None:
-        self._openings = {text: tokenizer.encode(text, allow_special=True) for text in openings}
+        self._openings = {
+            text: tokenizer.encode(text, allow_special=True) for text in openings if text
+        }
         self._special = {c.id for c in tokenizer.controls.values() if c.special}
         second_control = [m.start() for m in tokenizer.control_pattern.finditer(openings[0])][1:2]
         self._header = openings[0][: second_control[0]] if second_control else openings[0]

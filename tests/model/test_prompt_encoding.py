@@ -12,6 +12,7 @@ from model.messages import legal_messages
 from model.prompt import InvalidPrompt, encode_chat
 from model.template import ChatTemplate
 from model.tokenizer import Tokenizer
+from model.turn_memory import TurnMemory
 
 DEMO = Path(model.__path__[0]) / "demo" / "checkpoint"
 TOKENIZER = Tokenizer.from_folder(DEMO)
@@ -200,6 +201,26 @@ def test_a_refusal_of_the_template_is_the_clients_to_mend():
         encode_chat(
             TOKENIZER, template, [USER], tools=None, enable_thinking=True, preserve_thinking=True
         )
+
+
+def test_a_template_without_control_tokens_has_one_boundary():
+    source = (
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant:{% endif %}"
+    )
+    prompt = encode_chat(
+        TOKENIZER,
+        ChatTemplate(source),
+        [USER, {"role": "assistant", "content": "<think>"}, USER],
+        tools=None,
+        enable_thinking=True,
+        preserve_thinking=True,
+        turns=TurnMemory(),
+    )
+    assert TOKENIZER.decode(prompt.tokens) == "user: hi\nassistant: <think>\nuser: hi\nassistant:"
+    assert not CONTROL_IDS & set(prompt.tokens)
+    assert prompt.boundaries == (len(prompt.tokens) - prompt.generation_prompt_length,)
+    assert TOKENIZER.decode(prompt.tokens[prompt.boundaries[0] :]) == "assistant:"
 
 
 def test_nesting_beyond_reason_is_refused():
