@@ -16,6 +16,9 @@ import httpx
 
 from server.sse_reader import EventReader
 
+# Text that follows sooner is read out of a queue, not as it is generated.
+LUMP_S = 0.0005
+
 Message = Mapping[str, str]
 
 
@@ -28,7 +31,7 @@ class Sample:
     """One measured answer. Times in seconds from the moment the request was sent.
 
     first_s: the first piece of text; end_s: the chunk with the finish reason; arrivals: at how many
-    different times text came. Token counts are the server's own usage; `reported_cached` is False
+    times text came, more than LUMP_S apart. Token counts are the server's own usage; `reported_cached` is False
     when it says nothing about its cache.
     """
 
@@ -100,7 +103,8 @@ class _Progress:
         self.finish_reason = ""
         self.usage: dict[str, Any] | None = None
         self.text: list[str] = []
-        self.arrivals: set[float] = set()
+        self.last = -1.0
+        self.arrivals = 0
         self.done = False
 
     def take(self, data: str, now: float) -> None:
@@ -117,7 +121,8 @@ class _Progress:
             thought = delta.get("reasoning_content") or delta.get("reasoning") or ""
             if text or thought:
                 self.first = now if self.first is None else self.first
-                self.arrivals.add(now)
+                self.arrivals += now - self.last > LUMP_S
+                self.last = now
             self.text.append(text)
             if choice.get("finish_reason"):
                 self.finish_reason = choice["finish_reason"]
@@ -198,5 +203,5 @@ def _sample(progress: _Progress) -> Sample:
         end_s=progress.end,
         finish_reason=progress.finish_reason,
         text="".join(progress.text),
-        arrivals=len(progress.arrivals),
+        arrivals=progress.arrivals,
     )

@@ -18,6 +18,7 @@ CARD_TURNS = (
     "And Japan?",
     "Which of those three cities has the largest population?",
 )
+LONG_QUESTION = "Count from 1 to 60, every number."
 CARD = ChatOptions(max_tokens=2048, temperature=0.6)
 DECODE_TOKENS = 128
 LEAST_DECODE_TOKENS = 64
@@ -79,7 +80,8 @@ def prompt_of_length(
     client: ChatClient, filler: Filler, tokens: int, nonce: int, banned: tuple[int, ...]
 ) -> Iterator[tuple[str, Sample]]:
     """A cold question behind `tokens` tokens, the next turn of that dialogue (warm), and a long
-    continuation for the speed of decoding."""
+    continuation for the speed of decoding: of the same prompt when the tokens that end it can be
+    banned, else a question with a long answer. One that came out short is left out."""
     messages = dialogue(filler.text(tokens, nonce))
     cold = client.chat(messages, ChatOptions(max_tokens=32))
     yield f"{tokens} cold", cold
@@ -89,6 +91,8 @@ def prompt_of_length(
         {"role": "user", "content": CARD_TURNS[1]},
     ]
     yield f"{tokens} warm", client.chat(follow_up, ChatOptions(max_tokens=32))
+    if not banned:
+        messages = [messages[0], {"role": "user", "content": LONG_QUESTION}]
     decode = client.chat(messages, ChatOptions(max_tokens=DECODE_TOKENS, banned=banned))
     if decode.completion_tokens >= LEAST_DECODE_TOKENS:
         yield f"{tokens} decode", decode
