@@ -136,7 +136,7 @@ class Running:
             generation.release()
 
     def _sampling(self, choice: int) -> Any:
-        return self._shop.backend.seeded(self.job.request.sampling, self._seed + choice)
+        return self._shop.backend.seeded(self.job.request.sampling, (self._seed + choice) % 2**64)
 
     def _open_choices(self, generation: Generation) -> None:
         self._generation, self._open = None, True

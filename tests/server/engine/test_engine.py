@@ -105,6 +105,14 @@ def test_choices_share_one_prefill_and_differ_by_seed(lab: Any):
     lab.run(check)
 
 
+def test_any_seed_is_brought_into_the_range_of_seeds(lab: Any):
+    async def check(engine: Engine) -> None:
+        assert (await lab.ask(engine, "say $", seed=-1)).content == str((2**64 - 1) % 10)
+        assert (await lab.ask(engine, "say $", seed=2**64 + 3)).content == "3"
+
+    lab.run(check)
+
+
 def test_without_a_seed_one_is_drawn(lab: Any):
     async def check(engine: Engine) -> None:
         said = {(await lab.ask(engine, "say $")).content for _ in range(40)}

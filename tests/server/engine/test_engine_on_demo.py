@@ -111,7 +111,7 @@ dialogues = st.tuples(
     budget=st.sampled_from([0, 150_000, 400_000, 1 << 30]),
 )
 @settings(
-    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_greedy_output_with_the_cache_equals_output_without(
     bench: Bench, dialogue: Any, chunks: list[int], budget: int
@@ -249,3 +249,30 @@ def test_the_process_ends_cleanly_after_stop():
         [sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=120
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@given(
+    cuts=st.lists(st.integers(1, 400), min_size=1, max_size=4),
+    decoded=st.integers(0, 3),
+)
+@settings(max_examples=10, deadline=None)
+def test_logits_after_a_restore_are_those_of_the_whole(bench: Bench, cuts: list[int], decoded: int):
+    """State goes through span() and recurrent() at every cut; the logits after it stay the same."""
+    model = bench.model
+    tokens = [(7 * i * i + 3 * i) % 900 + 20 for i in range(sum(cuts) + 5)]
+    generation = model.generation(GREEDY)
+    spans, fed = [], 0
+    for length in cuts:
+        generation.prefill(tokens[fed : fed + length])
+        spans.append(generation.span(fed, fed + length))
+        fed += length
+        snapshot = generation.recurrent()
+        for _ in range(decoded):  # what runs on must not reach into the copies
+            generation.step(5 if generation.position == fed else None)
+        generation.release()
+        generation = model.generation(GREEDY)
+        generation.restore(spans, snapshot, tokens[:fed])
+    hidden = model.steps.prefill(generation._state, tokens[fed:])
+    restored = model.network.logits(hidden)[0]
+    whole = model.logits(tokens)[fed:]
+    assert abs(restored - whole).max().item() <= 1e-4 * max(1.0, abs(whole).max().item())
