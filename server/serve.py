@@ -16,6 +16,7 @@ import threading
 
 import uvicorn
 
+from model import device
 from model.errors import CheckpointError
 from server import __version__, log
 from server.app import create_app
@@ -60,6 +61,10 @@ def serve(settings: Settings) -> int:
     except OSError as error:
         where = f"{settings.host}:{settings.port}"
         return _fail(f"cannot listen on {where}: {error.strerror or error}")
+    here = device.current()
+    logger.info(
+        "device: %s (%s), %s; BLAS: %s", here.kind, here.name, here.compute_dtype, here.blas
+    )
     # uvicorn raises the signal again when it has drained; the status is ours to set.
     signal.signal(signal.SIGTERM, lambda *_: None)
     try:

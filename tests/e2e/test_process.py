@@ -43,6 +43,11 @@ def test_banner(live_server):
     assert "curl http://" in live_server.output
 
 
+def test_one_line_says_which_device_and_blas(live_server):
+    [line] = [line for line in live_server.lines if "BLAS: " in line]
+    assert "device: " in line
+
+
 def test_health_and_root(live_server):
     assert httpx.get(f"{live_server.url}/health").json()["status"] == "ok"
     assert httpx.head(live_server.url).status_code == 200
