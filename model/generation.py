@@ -7,11 +7,13 @@ for Python.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import mlx.core as mx
 
-from model.sampler import Variant, sampler_row
+from model.sampler import Variant, count_fed, sampler_row
 from model.sampling import SamplingParams
 from model.state import KVSpan, RecurrentSnapshot, SequenceState
 from model.steps import Steps
@@ -96,6 +98,8 @@ class Generation:
             return
         self._next = None
         self.prefill(tokens[:-1])
+        for token in tokens[:-1]:
+            self._moving = count_fed(self._moving, mx.array([token]), mx.array(1))
         self._queue(mx.array([tokens[-1]], mx.int32), generated=True)
         self._tokens.append(tokens[-1])
 
@@ -123,7 +127,10 @@ class Generation:
 
     def _start(self, token: int) -> None:
         vocabulary = self._steps.network.config.vocab_size
-        row = sampler_row(self._sampling, vocabulary, [*self._tokens, token])
+        sampling = self._sampling
+        if sampling.seed is None:
+            sampling = replace(sampling, seed=random.getrandbits(32))
+        row = sampler_row(sampling, vocabulary, [*self._tokens, token])
         self._constants, self._moving = row.constants, row.moving
         self._queue(mx.array([token], mx.int32), generated=False)
         self._tokens.append(token)

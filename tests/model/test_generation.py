@@ -122,6 +122,22 @@ def test_forced_tokens_continue_as_if_they_had_been_sampled() -> None:
     assert continued == cold([*prompt, *answer, *forced], 6)
 
 
+def test_without_a_seed_draws_differ() -> None:
+    sampling = SamplingParams(temperature=2.0)
+    assert len({tuple(cold(tokens_of(4, 20), 15, sampling)) for _ in range(3)}) > 1
+
+
+def test_forced_tokens_count_for_penalties() -> None:
+    sampling = SamplingParams(temperature=0.0, presence_penalty=2.0)
+    generation = demo().generation(sampling)
+    generation.prefill(tokens_of(8, 30)[:-1])
+    generation.step(tokens_of(8, 30)[-1])
+    generation.force([700, 701, 702])
+    assert [int(generation._moving["counts"][0, t]) for t in (700, 701)] == [1, 1]
+    generation.step()
+    assert int(generation._moving["counts"][0, 702]) == 1
+
+
 def test_resume_takes_the_next_turn_in_place() -> None:
     prompt, more = tokens_of(11, 20), tokens_of(12, 5)
     generation = demo().generation(SAMPLED)
