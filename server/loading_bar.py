@@ -25,11 +25,13 @@ class LoadingBar:
         self._out = out
         self._terminal = out.isatty()
         self._clock = clock
-        self._next = clock() + QUIET_S
+        self._next: float | None = None
         self._shown = False
 
     def __call__(self, done: int, total: int) -> None:
         now = self._clock()
+        if self._next is None:
+            self._next = now + QUIET_S
         complete = done >= total
         if total <= 0 or (now < self._next and not (complete and self._shown)):
             return

@@ -19,8 +19,10 @@ def load(out, seconds, steps=100):
     """A load of 10 GB in `steps` equal steps."""
     now = 0.0
     bar = LoadingBar(out, lambda: now)
+    now = 9.0  # what happens before the first bytes is no part of the load
+    bar(0, 10 * GB)
     for step in range(1, steps + 1):
-        now = seconds * step / steps
+        now = 9.0 + seconds * step / steps
         bar(10 * GB * step // steps, 10 * GB)
 
 
