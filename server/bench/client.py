@@ -31,8 +31,8 @@ class Sample:
     """One measured answer. Times in seconds from the moment the request was sent.
 
     first_s: the first piece of text; end_s: the chunk with the finish reason; arrivals: at how many
-    times text came, more than LUMP_S apart. Token counts are the server's own usage; `reported_cached` is False
-    when it says nothing about its cache.
+    times text came, more than LUMP_S apart. Token counts are the server's own usage;
+    `reported_cached` is False when it says nothing about its cache.
     """
 
     prompt_tokens: int

@@ -133,16 +133,17 @@ def _rounds(
     clients: dict[str, ChatClient], options: argparse.Namespace, banned: tuple[int, ...]
 ) -> dict[str, list[Measurement]]:
     first = next(iter(clients.values()))
-    filler = workloads.calibrate(first, nonce=1)
+    base = int(time.time())  # a server that was measured before must not know the prompts
+    filler = workloads.calibrate(first, base)
     for client in clients.values():  # the first answers pay for loading and compiling
-        for _ in workloads.prompt_of_length(client, filler, 100, 2, banned):
+        for _ in workloads.prompt_of_length(client, filler, 100, base + 2, banned):
             pass
     runs: dict[str, list[Measurement]] = {name: [] for name in clients}
     for round_ in range(options.rounds):
         _say(f"round {round_ + 1} of {options.rounds}")
         for name, client in _turns(clients, round_):
             for size in options.sizes:
-                nonce = 1000 * (round_ + 1) + size
+                nonce = base + 100_000 * (round_ + 1) + size
                 for what, sample in workloads.prompt_of_length(client, filler, size, nonce, banned):
                     runs[name].append(Measurement(what, round_, sample))
         for name, client in _turns(clients, round_):
