@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from server.engine.budget import ThinkingBudget
+from model.thinking import ThinkingBudget
 from server.engine.events import (
     ContentDelta,
     Event,

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from model.thinking import CLOSING_TEXT
 from server.engine.errors import ContextOverflow, Draining, EngineDead, InvalidRequest
 from server.engine.events import Event
 from server.engine.job import Job
@@ -32,8 +33,6 @@ from server.engine.worker import Worker
 log = logging.getLogger(__name__)
 
 _JOIN_S = 10.0
-
-CLOSING_TEXT = "\n\nI have thought long enough, so I will answer now.\n</think>\n\n"
 
 
 @dataclass(frozen=True, slots=True)

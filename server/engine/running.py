@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from model.thinking import ThinkingBudget
 from server.engine.answer import Answer, Limits
-from server.engine.budget import ThinkingBudget
 from server.engine.errors import StepFailed
 from server.engine.events import Finished, PrefillProgress, Started, Timings, Usage
 from server.engine.job import Job

@@ -15,8 +15,14 @@ from typing import Generic, TypeVar
 Key = TypeVar("Key", bound=Hashable)
 
 MIN_CHUNK = 32
-ALONE_CHUNK = 512
+MIN_CHUNK_ALONE = 128
 MAX_CHUNK = 2048
+CHUNK_MULTIPLE = 32
+# Before anything was measured.
+FIRST_CHUNK = 128
+FIRST_CHUNK_ALONE = 512
+# Seconds a chunk may take while nobody decodes: what a newcomer or a cancel waits for.
+ALONE_S = 0.4
 _SMOOTHING = 0.3
 
 
@@ -64,8 +70,8 @@ class Scheduler(Generic[Key]):
 
     The chunk is sized by measured time, so that a round, which is the gap a running stream sees,
     takes at most `target_gap_s` (seconds), but never below MIN_CHUNK tokens, so that no prompt
-    starves. With nobody decoding it is ALONE_CHUNK to MAX_CHUNK tokens. Several prompts take
-    turns chunk by chunk; requests are admitted first come, first served.
+    starves. With nobody decoding it may take ALONE_S. Several prompts take turns chunk by chunk;
+    requests are admitted first come, first served.
 
     max_active: requests admitted at once; max_queue: requests that may wait.
     """
@@ -171,9 +177,11 @@ class Scheduler(Generic[Key]):
         return None
 
     def _chunk(self) -> int:
+        alone = not self._decoding
         if self._token_s.value is None:
-            return MIN_CHUNK * 4 if self._decoding else ALONE_CHUNK
-        room = self.target_gap_s - len(self._decoding) * (self._step_s.value or 0.0)
+            return FIRST_CHUNK_ALONE if alone else FIRST_CHUNK
+        room = ALONE_S if alone else self.target_gap_s
+        room -= len(self._decoding) * (self._step_s.value or 0.0)
         tokens = int(room / max(self._token_s.value, 1e-9))
-        least = MIN_CHUNK if self._decoding else ALONE_CHUNK
-        return max(least, min(MAX_CHUNK, tokens))
+        least = MIN_CHUNK_ALONE if alone else MIN_CHUNK
+        return max(least, min(MAX_CHUNK, tokens // CHUNK_MULTIPLE * CHUNK_MULTIPLE))

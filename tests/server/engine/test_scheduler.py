@@ -6,7 +6,15 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.engine.scheduler import MIN_CHUNK, Admit, Prefill, Scheduler, Step
+from server.engine.scheduler import (
+    ALONE_S,
+    MIN_CHUNK,
+    MIN_CHUNK_ALONE,
+    Admit,
+    Prefill,
+    Scheduler,
+    Step,
+)
 
 TOKEN_S = 0.0005
 STEP_S = 0.008
@@ -28,7 +36,15 @@ class Client:
 class Simulation:
     """Runs clients against the scheduler; time passes only by what turns cost."""
 
-    def __init__(self, clients: list[Client], *, max_active: int = 4, max_queue: int = 100) -> None:
+    def __init__(
+        self,
+        clients: list[Client],
+        *,
+        max_active: int = 4,
+        max_queue: int = 100,
+        token_s: float = TOKEN_S,
+    ) -> None:
+        self.token_s = token_s
         self.now = 0.0
         self.clients = {client.name: client for client in clients}
         self.scheduler: Scheduler[str] = Scheduler(
@@ -75,7 +91,7 @@ class Simulation:
             client = self.clients[turn.key]
             fed = min(turn.tokens, client.prompt - client.fed)
             client.fed += fed
-            self.now += fed * TOKEN_S
+            self.now += fed * self.token_s
             if client.fed == client.prompt:
                 self.scheduler.decoding(client.name)
         elif isinstance(turn, Step):
@@ -108,6 +124,15 @@ def test_a_long_prompt_does_not_stretch_the_gap_of_a_running_stream():
     settled = gaps(chat)[20:]
     assert max(settled) <= GAP_S * 1.05
     assert max(settled) > GAP_S * 0.8, "the chunks use the room there is"
+
+
+def test_on_a_slow_device_a_newcomer_does_not_wait_long_for_a_lone_prompt():
+    run = Simulation([Client("long", prompt=20_000, answer=1)], token_s=0.002).run()
+    chunks = [turn.tokens for turn in run.turns if isinstance(turn, Prefill)]
+    assert max(chunks[1:]) * 0.002 <= ALONE_S
+    run = Simulation([Client("long", prompt=2_000, answer=1)], token_s=0.1).run()
+    chunks = [turn.tokens for turn in run.turns if isinstance(turn, Prefill)]
+    assert chunks[1:] == [MIN_CHUNK_ALONE] * len(chunks[1:])
 
 
 def test_streams_take_turns_evenly():
@@ -168,7 +193,7 @@ def test_any_run_ends_with_everyone_served_within_bounds(
         if client.name not in run.refused and client.leaves is None:
             assert client.finished_at is not None, "starved"
     # A round is one step each and one chunk, bounded even when the cost of a token is not known.
-    worst = max_active * STEP_S + max(GAP_S, 2 * 512 * TOKEN_S, MIN_CHUNK * TOKEN_S) + STEP_S
+    worst = max_active * STEP_S + max(GAP_S, ALONE_S, MIN_CHUNK * TOKEN_S) + STEP_S
     for client in clients:
         assert max(gaps(client), default=0.0) <= worst
     assert run.scheduler.active == run.scheduler.queued == 0
