@@ -20,17 +20,13 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from model.thinking import EFFORT_BUDGETS
 from server.engine import EngineSettings
 
 PREFIX = "MXSERVE_"
 MIB = 1 << 20
 DEFAULT_BUDGETS: Mapping[str, int | None] = {
-    "minimal": 256,
-    "low": 1024,
-    "medium": 4096,
-    "high": 16384,
-    "xhigh": None,
-    "max": None,
+    effort: budget for effort, budget in EFFORT_BUDGETS.items() if effort != "none"
 }
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmg]?i?)b?", re.IGNORECASE)
