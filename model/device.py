@@ -5,6 +5,8 @@ carries the reference BLAS, which is some ninety times slower. Hence no mlx impo
 that, and `model/__init__.py` imports this module first. Knows nothing about models.
 """
 
+from __future__ import annotations
+
 import ctypes
 import os
 import platform
@@ -12,7 +14,10 @@ import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import mlx.core as mx
 
 _OPENBLAS = "libopenblas.so.0"
 _NO_LIMIT = 1 << 60  # cgroup v1 writes a number near 2^63 where there is no limit
@@ -55,8 +60,6 @@ def _is_mapped(name: str) -> bool:
 
 _BLAS = load_blas()
 
-import mlx.core as mx  # noqa: E402
-
 
 @dataclass(frozen=True, slots=True)
 class DeviceInfo:
@@ -72,6 +75,8 @@ class DeviceInfo:
 
 def current() -> DeviceInfo:
     """mlx's default device now: float32 on a CPU, bfloat16 elsewhere."""
+    import mlx.core as mx
+
     if mx.default_device() == mx.Device(mx.cpu):
         total, available = _system_memory()
         return DeviceInfo("cpu", _cpu_name(), mx.float32, total, available, _BLAS)
@@ -90,6 +95,8 @@ def current() -> DeviceInfo:
 
 
 def _cpu_name() -> str:
+    import mlx.core as mx
+
     return str(mx.device_info(mx.Device(mx.cpu)).get("device_name") or platform.machine())
 
 
