@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+import model  # noqa: F401 - its BLAS has to be there before any test imports mlx
+
 # A shared or slow machine must not fail a property test for its time; pytest's own limit stays.
 settings.register_profile("mxserve", deadline=None)
 settings.load_profile("mxserve")
