@@ -56,6 +56,9 @@ class Server(uvicorn.Server):
 def serve(settings: Settings) -> int:
     """Serves until a signal or the engine's death; returns the exit status."""
     log.configure(settings.log_level)
+    # Until uvicorn takes the signal there is nothing to drain; it raises it again when it has
+    # drained. Both times status 0 is right.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     try:
         sockets = listen(settings.host, settings.port)
     except OSError as error:
@@ -65,8 +68,6 @@ def serve(settings: Settings) -> int:
     logger.info(
         "device: %s (%s), %s; BLAS: %s", here.kind, here.name, here.compute_dtype, here.blas
     )
-    # uvicorn raises the signal again when it has drained; the status is ours to set.
-    signal.signal(signal.SIGTERM, lambda *_: None)
     try:
         return asyncio.run(_run(settings, sockets))
     except KeyboardInterrupt:
