@@ -14,7 +14,7 @@ import math
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -203,6 +203,8 @@ class Engine:
         """
         worker, facts = self._ready()
         request.check()
+        if request.sampling.logit_bias:
+            _check_bias(request.sampling.logit_bias, facts.config.vocab_size)
         worker.check_room()
         submitted_at = time.monotonic()
         prompt = await asyncio.to_thread(self._encode, facts, request, worker.turns)
@@ -283,6 +285,15 @@ class Engine:
 def _check_length(prompt_tokens: int, requested: int | None, limit: int) -> None:
     if prompt_tokens >= limit or prompt_tokens + (requested or 0) > limit:
         raise ContextOverflow(limit, prompt_tokens, requested)
+
+
+def _check_bias(bias: Mapping[int, float], vocab_size: int) -> None:
+    for token in bias:
+        if not 0 <= token < vocab_size:
+            raise InvalidRequest(
+                f"logit_bias keys must be token ids from 0 to {vocab_size - 1}; got {token}.",
+                "logit_bias",
+            )
 
 
 def _notifier(loop: asyncio.AbstractEventLoop, arrived: asyncio.Event) -> Callable[[], None]:

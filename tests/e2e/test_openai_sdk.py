@@ -204,3 +204,10 @@ def test_errors_are_the_sdks_own(client):
     assert overflow.value.code == "context_length_exceeded"
     with pytest.raises(openai.BadRequestError, match="maximum context length is"):
         streamed(client, long)
+
+
+def test_a_bias_outside_the_vocabulary_is_refused(client):
+    with pytest.raises(openai.BadRequestError) as refused:
+        ask(client, logit_bias={"200000": 5})
+    assert refused.value.body["param"] == "logit_bias"  # type: ignore[index]
+    assert ask(client, logit_bias={"5": -100}).choices[0].message.content
