@@ -49,7 +49,10 @@ class DeltaNet:
         B, T, _ = x.shape
         mixed = mx.concatenate([conv_tail, self.in_proj_qkv(x)], axis=1)
         conv_tail = mixed[:, T:]
-        convolved = _silu(sum(mixed[:, i : i + T] * self.conv_taps[i] for i in range(self.width)))
+        convolved = mixed[:, :T] * self.conv_taps[0]
+        for i in range(1, self.width):
+            convolved = convolved + mixed[:, i : i + T] * self.conv_taps[i]
+        convolved = _silu(convolved)
         keys_end = self.key_heads * self.key_dim
         q, k, v = mx.split(convolved, [keys_end, 2 * keys_end], axis=-1)
         q = _unit(q.reshape(B, T, self.key_heads, self.key_dim)) * self.key_dim**-0.5

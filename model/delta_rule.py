@@ -130,4 +130,4 @@ def _disagreement(tokens: int, key_dim: int, value_dim: int) -> float:
     beta = mx.sigmoid(normal(1, tokens, 4))
     state = normal(1, 4, value_dim, key_dim)
     ours, theirs = (f(q, k, v, log_decay, beta, state) for f in (plain, built_in))
-    return max(mx.abs(a - b).max().item() for a, b in zip(ours, theirs, strict=True))
+    return max(float(mx.abs(a - b).max()) for a, b in zip(ours, theirs, strict=True))
