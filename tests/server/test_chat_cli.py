@@ -178,7 +178,7 @@ class Terminal:
 
     def close(self) -> int:
         try:
-            return self._process.wait(10)
+            return self._process.wait(30)
         finally:
             if self._process.poll() is None:
                 self._process.kill()
@@ -200,6 +200,7 @@ def test_a_terminal_shows_thoughts_dimmed_and_ctrl_c_stops_only_the_answer() -> 
         terminal.type("hello\n")
         terminal.wait_for(r"\x1b\[2mThinking\.\s+\x1b\[0mFine\.")
         terminal.wait_for("60 of 100 prompt tokens were cached")
+        terminal.wait_for("> ")
         terminal.type("long\n")
         terminal.wait_for("xxxxx")
         terminal.interrupt()
@@ -210,6 +211,7 @@ def test_a_terminal_shows_thoughts_dimmed_and_ctrl_c_stops_only_the_answer() -> 
         terminal.wait_for("/quit or Ctrl-D")
         terminal.type("again\n")
         terminal.wait_for(r"Fine\.")
+        terminal.wait_for("> ")
         terminal.type("\x04")
         assert terminal.close() == 0
     stopped = script.bodies[2]["messages"][-2]
