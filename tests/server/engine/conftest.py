@@ -299,7 +299,8 @@ class Lab:
         fields.setdefault("thinking", Thinking(False))
         seed = fields.pop("seed", None)
         messages = [{"role": "user", "content": text}] if isinstance(text, str) else text
-        return GenerationRequest(messages, sampling=SimpleNamespace(seed=seed), **fields)  # type: ignore[arg-type]
+        sampling: Any = SimpleNamespace(logit_bias={}, seed=seed)
+        return GenerationRequest(messages, sampling=sampling, **fields)
 
     @staticmethod
     async def read(stream: Stream) -> Told:
