@@ -154,10 +154,7 @@ def launch() -> Iterator[Callable[..., Served]]:
         thread.start()
         port = sockets[0].getsockname()[1]
         url = f"http://127.0.0.1:{port}"
-        # A refused body ends its connection: no request may inherit one that is about to close.
-        fresh = httpx.Limits(max_keepalive_connections=0)
-        client = httpx.Client(base_url=url, timeout=30, limits=fresh)
-        served = Served(url, port, engine, client)
+        served = Served(url, port, engine, httpx.Client(base_url=url, timeout=30))
         while not server.started:
             time.sleep(0.01)
         running.append((server, thread, served))

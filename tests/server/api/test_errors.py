@@ -3,6 +3,7 @@
 import json
 import socket
 
+import httpx
 import pytest
 
 from server.engine import errors
@@ -89,7 +90,7 @@ def test_a_stream_never_just_stops(served, script):
     ],
 )
 def test_router_errors(served, method, path, status):
-    response = served.http.request(method, path)
+    response = httpx.request(method, f"{served.url}{path}", timeout=30)
     checked(response, status)
     assert ("allow" in response.headers) == (status == 405)
 
