@@ -18,11 +18,13 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
+from model.thinking import CLOSING_TEXT
+
 from .chat_template import CHECKPOINT, render
 from .data.batches import by_length
 from .data.dialogue import make_dialogue
 from .data.draw import Draw
-from .data.encoding import CLOSING, Example
+from .data.encoding import Example
 from .network import Config, Network
 from .tokenizer import load_tokenizer
 
@@ -71,7 +73,7 @@ def cases_of(seed: int, mode: str, tokenizer: Tokenizer) -> list[Case]:
         thought, _, answer = completion.rpartition(MARK) if thinking else ("", "", completion)
         if mode == "cut thinking":
             thought_ids = ids(thought)
-            prompt_ids += thought_ids[: draw.integer(0, len(thought_ids) - 1)] + ids(CLOSING)
+            prompt_ids += thought_ids[: draw.integer(0, len(thought_ids) - 1)] + ids(CLOSING_TEXT)
             completion = answer
         expected = ids(completion)
         cases.append(

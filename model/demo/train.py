@@ -1,4 +1,4 @@
-"""Trains the demo model end to end: `python -m model.demo.train --minutes 110`.
+"""Trains the demo model end to end: `python -m model.demo.train --minutes 168`.
 
 The schedule follows the wall clock, so that a run ends when it was told to on any machine:
 constant learning rates, then a linear decay to zero. Every few minutes the averaged weights are
@@ -50,10 +50,10 @@ def curriculum(progress: float) -> Shape:
     if progress < 0.2:
         return Shape(turns=6, long_system=0.02, paragraphs=8)
     if progress < 0.5:
-        return Shape(turns=10, long_system=0.03, paragraphs=20, drill=0.5)
+        return Shape(turns=10, long_system=0.03, paragraphs=20, drill=0.5, cut=0.25)
     if progress < 0.85:
-        return Shape(turns=10, long_system=0.05, paragraphs=30, drill=0.4)
-    return Shape(turns=10, long_system=0.06, paragraphs=30, drill=0.2)
+        return Shape(turns=10, long_system=0.05, paragraphs=30, drill=0.4, cut=0.25)
+    return Shape(turns=10, long_system=0.06, paragraphs=30, drill=0.2, cut=0.25)
 
 
 def rate(progress: float, step: int) -> float:
@@ -207,7 +207,7 @@ def train(run: Run, minutes: float, tokenizer: Tokenizer, log: Path) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=110.0, help="wall time of the training")
+    parser.add_argument("--minutes", type=float, default=168.0, help="wall time of the training")
     parser.add_argument("--work", type=Path, default=Path("demo-training"), help="the run's state")
     parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, help="where the result goes")
     parser.add_argument("--dialogues", type=int, default=500, help="how many to evaluate on")

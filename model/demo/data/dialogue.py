@@ -39,7 +39,6 @@ DRILL: tuple[tuple[Callable[[Conversation], Turn | None], float], ...] = (
     (recall_turn, 2.5),
     (tell_turn, 0.8),
     (json_turn, 1.0),
-    (missing_tool_turn, 0.3),
     (reverse_turn, 0.5),
     (unknown_country_turn, 0.5),
     (chat_turn, 0.5),
@@ -56,6 +55,7 @@ class Shape:
     paragraphs: int = 30  # of that text, at most (about 80 tokens each)
     tools: float = 0.25  # share that offers tools
     deliberate: float = 0.15  # share of turns that ask for long thinking
+    cut: float = 0.15  # share of thinking dialogues whose thoughts are cut short
     drill: float = 0.0  # share of long, bare dialogues of the hardest skills, for training only
 
 
@@ -67,7 +67,7 @@ class Dialogue:
     tools: list[dict[str, Any]]
     thinking: bool
     preserve_thinking: bool
-    cut: float | None = None  # the last thought is cut after this share of its tokens
+    cuts: list[float] = field(default_factory=list)  # share of its tokens each thought is cut after
     seed: int = 0
     skills: list[str] = field(default_factory=list)
 
@@ -84,11 +84,7 @@ def _next_turn(conversation: Conversation) -> Turn:
     if topic == "json capital" and draw.chance(0.4):
         return json_turn(conversation)
     if conversation.tools and draw.chance(0.55):
-        return (
-            missing_tool_turn(conversation)
-            if draw.chance(0.2)
-            else tool_turn(conversation) or chat_turn(conversation)
-        )
+        return tool_turn(conversation) or chat_turn(conversation)
     if not topic and draw.chance(0.04):
         return dangling_turn(conversation)
     if not conversation.tools and draw.chance(0.02):
@@ -174,6 +170,7 @@ def make_dialogue(
             if message["role"] == "assistant" and draw.chance(silent):
                 message["reasoning_content"] = ""
         thinks = bool(messages[-1].get("reasoning_content"))
-    cut = draw.rng.random() if thinks and draw.chance(0.15) else None
+    cut = thinks and draw.chance(shape.cut)
+    cuts = [draw.rng.random() for m in messages if m["role"] == "assistant" and cut]
     schemas = [tool.schema for tool in conversation.tools]
-    return Dialogue(messages, schemas, thinks, preserve, cut, seed, skills)
+    return Dialogue(messages, schemas, thinks, preserve, cuts, seed, skills)

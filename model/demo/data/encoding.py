@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from tokenizers import Tokenizer
 
 from model.demo.chat_template import render
+from model.thinking import CLOSING_TEXT
 
 from .dialogue import Dialogue
 
-# What the engine writes when a thinking budget is spent.
-CLOSING = "\n\nI have thought long enough, so I will answer now.\n</think>\n\n"
+_END_OF_THOUGHT = "\n</think>\n\n"
 _ANSWER = re.compile(
     r"(?<=<\|im_start\|>assistant\n)((?:<think>\n(?:\n</think>\n\n)?)?)(.*?<\|im_end\|>)", re.S
 )
+
+Piece = tuple[str, bool, float]  # text, whether it is learned, the share of its tokens that is kept
 
 
 @dataclass
@@ -42,16 +44,24 @@ def segments(dialogue: Dialogue) -> list[tuple[str, bool]]:
     return pieces
 
 
+def _closed_early(parts: list[tuple[str, bool]], cuts: list[float]) -> list[Piece]:
+    """The same pieces with every thought to be cut: it, the engine's closing words, the answer."""
+    pieces: list[Piece] = []
+    shares = iter(cuts)
+    for text, learned in parts:
+        share = next(shares, 1.0) if learned else 1.0
+        thought, mark, answer = text.partition(_END_OF_THOUGHT)
+        if learned and cuts and mark:
+            pieces += [(thought, False, share), (CLOSING_TEXT, False, 1.0), (answer, True, 1.0)]
+        else:
+            pieces.append((text, learned, 1.0))
+    return pieces
+
+
 def encode(dialogues: Sequence[Dialogue], tokenizer: Tokenizer) -> list[Example]:
-    """Encodes many dialogues at once; a cut thought is cut between tokens and closed."""
-    pieces = []
-    for dialogue in dialogues:
-        parts = segments(dialogue)
-        if dialogue.cut is not None:
-            thought, _, answer = parts.pop()[0].partition("\n</think>\n\n")
-            parts += [(thought, False), (CLOSING, False), (answer, True)]
-        pieces.append(parts)
-    texts = [text for parts in pieces for text, _ in parts]
+    """Encodes many dialogues at once; thoughts to be cut are cut between tokens and closed."""
+    pieces = [_closed_early(segments(dialogue), dialogue.cuts) for dialogue in dialogues]
+    texts = [text for parts in pieces for text, _, _ in parts]
     encoded = iter(tokenizer.encode_batch_fast(texts, add_special_tokens=False))
     examples = []
     for dialogue, parts in zip(dialogues, pieces, strict=True):
@@ -59,10 +69,9 @@ def encode(dialogues: Sequence[Dialogue], tokenizer: Tokenizer) -> list[Example]
         learned: list[bool] = []
         answers: list[tuple[int, int, str]] = []
         skills = iter([m["skill"] for m in dialogue.messages if m["role"] == "assistant"])
-        for index, (_, target) in enumerate(parts):
+        for _, target, share in parts:
             piece = next(encoded).ids
-            if dialogue.cut is not None and index == len(parts) - 3:
-                piece = piece[: int(dialogue.cut * len(piece))]
+            piece = piece[: int(share * len(piece))]
             if target:
                 answers.append((len(ids), len(ids) + len(piece), next(skills)))
             ids += piece

@@ -338,13 +338,8 @@ def tool_turn(conversation: Conversation) -> Turn | None:
 
 
 def missing_tool_turn(conversation: Conversation) -> Turn:
-    """A question that needs a tool which is not on offer."""
+    """A question that needs a tool, where none is on offer."""
     draw = conversation.draw
-    offered = {id(tool.family) for tool in conversation.tools}
-    absent = [f for f in FAMILIES if id(f) not in offered and "add" not in f.names]
-    family = draw.choice(absent)
+    family = draw.choice([f for f in FAMILIES if "add" not in f.names])
     text = say(draw, draw.choice(family.questions), **family.slots(draw))
-    turn = sorry_turn(conversation, text, "No tool fits.")
-    if conversation.tools:
-        turn.skill = turn.replies[0]["skill"] = "no tool"
-    return turn
+    return sorry_turn(conversation, text, "No tool fits.")

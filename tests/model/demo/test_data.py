@@ -8,7 +8,8 @@ from model.demo.chat_template import CHECKPOINT, render
 from model.demo.data.arithmetic import worked
 from model.demo.data.dialogue import Shape, make_dialogue
 from model.demo.data.draw import Draw, is_held_out
-from model.demo.data.encoding import CLOSING, encode, segments
+from model.demo.data.encoding import encode, segments
+from model.thinking import CLOSING_TEXT
 from model.demo.data.lexicon import COUNTRIES
 
 
@@ -84,16 +85,23 @@ def test_segments_join_to_the_rendered_dialogue():
         assert all(piece.endswith("<|im_end|>") for piece in learned)
 
 
-def test_a_cut_thought_is_closed_and_not_learned():
+def test_cut_thoughts_are_closed_and_not_learned():
     tokenizer = Tokenizer.from_file(str(CHECKPOINT / "tokenizer.json"))
-    dialogues = [d for d in (make_dialogue("train", s) for s in range(200)) if d.cut is not None]
-    assert dialogues
+    dialogues = [d for d in (make_dialogue("train", s) for s in range(200)) if d.cuts]
+    skills: set[str] = set()
     for dialogue, example in zip(dialogues, encode(dialogues, tokenizer), strict=True):
-        start, end, _ = example.answers[-1]
-        assert tokenizer.decode(example.ids[:start], skip_special_tokens=False).endswith(CLOSING)
-        said = tokenizer.decode(example.ids[start:end], skip_special_tokens=False)
-        assert said.removesuffix("<|im_end|>").startswith(dialogue.messages[-1]["content"])
-        assert not example.learned[start - 1]
+        replies = [m for m in dialogue.messages if m["role"] == "assistant"]
+        assert len(replies) == len(example.answers) == len(dialogue.cuts)
+        for message, (start, end, skill) in zip(replies, example.answers, strict=True):
+            past = tokenizer.decode(example.ids[:start], skip_special_tokens=False)
+            said = tokenizer.decode(example.ids[start:end], skip_special_tokens=False)
+            assert not example.learned[start - 1]
+            assert "</think>" not in said.removesuffix("<|im_end|>")
+            assert said.removesuffix("<|im_end|>").startswith(message["content"])
+            if past.endswith(CLOSING_TEXT):
+                skills.add(skill)
+        assert past.endswith(CLOSING_TEXT)  # the last thought is always there
+    assert {"tool call", "tool result", "repeat", "sum", "recall"} <= skills
 
 
 def test_the_mask_covers_exactly_the_answers():
