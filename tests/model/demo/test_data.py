@@ -9,8 +9,8 @@ from model.demo.data.arithmetic import worked
 from model.demo.data.dialogue import Shape, make_dialogue
 from model.demo.data.draw import Draw, is_held_out
 from model.demo.data.encoding import encode, segments
-from model.thinking import CLOSING_TEXT
 from model.demo.data.lexicon import COUNTRIES
+from model.thinking import CLOSING_TEXT
 
 
 def test_the_same_seed_gives_the_same_dialogue():
@@ -90,6 +90,7 @@ def test_cut_thoughts_are_closed_and_not_learned():
     dialogues = [d for d in (make_dialogue("train", s) for s in range(200)) if d.cuts]
     skills: set[str] = set()
     for dialogue, example in zip(dialogues, encode(dialogues, tokenizer), strict=True):
+        past = ""
         replies = [m for m in dialogue.messages if m["role"] == "assistant"]
         assert len(replies) == len(example.answers) == len(dialogue.cuts)
         for message, (start, end, skill) in zip(replies, example.answers, strict=True):
