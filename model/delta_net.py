@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import mlx.core as mx
 
+from model.activations import silu
 from model.config import ModelConfig
 from model.delta_rule import DeltaRule
 from model.quantized import AnyLinear, ArraySource, linear
@@ -52,7 +53,7 @@ class DeltaNet:
         convolved = mixed[:, :T] * self.conv_taps[0]
         for i in range(1, self.width):
             convolved = convolved + mixed[:, i : i + T] * self.conv_taps[i]
-        convolved = _silu(convolved)
+        convolved = silu(convolved)
         keys_end = self.key_heads * self.key_dim
         q, k, v = mx.split(convolved, [keys_end, 2 * keys_end], axis=-1)
         q = _unit(q.reshape(B, T, self.key_heads, self.key_dim)) * self.key_dim**-0.5
@@ -66,12 +67,8 @@ class DeltaNet:
 
         z = self.in_proj_z(x).reshape(B, T, self.value_heads, self.value_dim)
         out = mx.fast.rms_norm(out, self.norm.astype(mx.float32), self.eps)
-        out = (out * _silu(z.astype(mx.float32))).astype(x.dtype)
+        out = (out * silu(z.astype(mx.float32))).astype(x.dtype)
         return self.out_proj(out.reshape(B, T, -1)), conv_tail, recurrent
-
-
-def _silu(x: mx.array) -> mx.array:
-    return x * mx.sigmoid(x)
 
 
 def _unit(x: mx.array) -> mx.array:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import mlx.core as mx
 
+from model.activations import silu
 from model.config import ModelConfig
 from model.quantized import (
     AnyExpertLinear,
@@ -39,11 +40,15 @@ class Experts:
         self.shared_up_proj: AnyLinear = linear(source, f"{path}.shared_expert.up_proj")
         self.shared_down_proj: AnyLinear = linear(source, f"{path}.shared_expert.down_proj")
 
-    def __call__(self, x: mx.array) -> mx.array:
-        """x [B, T, hidden] -> [B, T, hidden]."""
+    def __call__(self, x: mx.array, *, decode: bool = False) -> mx.array:
+        """x [B, T, hidden] -> [B, T, hidden].
+
+        `decode` promises that nothing is read back, as a compiled step needs: on the CPU every
+        batch is then gathered, whatever its size.
+        """
         tokens = x.reshape(-1, x.shape[-1])
         experts, weights = self._route(tokens)
-        if tokens.shape[0] < SORT_FROM:
+        if tokens.shape[0] < SORT_FROM or (decode and not self.on_gpu):
             routed = self._gathered(tokens, experts)
         elif not self.on_gpu and isinstance(self.down_proj, ExpertLinear):
             routed = self._one_expert_after_another(tokens, experts)
@@ -51,7 +56,7 @@ class Experts:
             routed = self._sorted(tokens, experts)
         routed = (routed * weights[..., None]).sum(axis=1)
         shared = self.shared_down_proj(
-            _silu(self.shared_gate_proj(tokens)) * self.shared_up_proj(tokens)
+            silu(self.shared_gate_proj(tokens)) * self.shared_up_proj(tokens)
         )
         shared = shared * mx.sigmoid(self.shared_gate(tokens))
         return (routed + shared).reshape(x.shape)
@@ -68,7 +73,7 @@ class Experts:
         """x [..., 1, hidden], experts [...] -> [..., 1, hidden]."""
         gate = self.gate_proj(x, experts, sorted_indices=sorted_indices)
         up = self.up_proj(x, experts, sorted_indices=sorted_indices)
-        return self.down_proj(_silu(gate) * up, experts, sorted_indices=sorted_indices)
+        return self.down_proj(silu(gate) * up, experts, sorted_indices=sorted_indices)
 
     def _gathered(self, tokens: mx.array, experts: mx.array) -> mx.array:
         """A few tokens: [N, hidden] -> [N, k, hidden]."""
@@ -87,7 +92,7 @@ class Experts:
         """The CPU's form for many tokens: one BLAS product per expert; gather_mm would make one per
         token.
 
-        Reads the routing back, so it cannot run inside a compiled step.
+        Reads the routing back, so it cannot run inside a compiled step: see `decode`.
         """
         assert isinstance(self.gate_proj, ExpertLinear)  # noqa: S101 - the caller's check, for the type checker
         assert isinstance(self.up_proj, ExpertLinear)  # noqa: S101
@@ -104,11 +109,7 @@ class Experts:
                 rows = x[start:end]
                 gate = rows @ self.gate_proj.weight[expert].T
                 up = rows @ self.up_proj.weight[expert].T
-                parts.append((_silu(gate) * up) @ self.down_proj.weight[expert].T)
+                parts.append((silu(gate) * up) @ self.down_proj.weight[expert].T)
                 start = end
         out = mx.concatenate(parts, axis=0)
         return out[mx.argsort(order)].reshape(*experts.shape, -1)
-
-
-def _silu(x: mx.array) -> mx.array:
-    return x * mx.sigmoid(x)
