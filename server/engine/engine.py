@@ -15,7 +15,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,21 +42,30 @@ class EngineSettings:
     model: a checkpoint folder or hub id; None is the embedded demo.
     served_model_name: the id shown to clients; None is the model's own name.
     max_queue: requests that may wait for a turn beyond those running; more is QueueFull.
-    max_active: requests that share the worker in turns.
+    max_batch: sequences decoded together.
+    max_active: the same for tests of one at a time; None is max_batch.
     target_gap_s: longest time a running stream should wait between two tokens.
-    prompt_cache_bytes: budget of the prompt cache; 0 turns it off.
+    prompt_cache_bytes: budget of the prompt cache; 0 turns it off, None lets it follow memory.
     request_timeout: seconds a request may take when it says nothing; None is no limit.
     closing_text: what ends a thought whose budget is spent.
+    deterministic: one kernel shape for every batch, so that results are exactly the same.
+    watchdog_s: longest time of one step before the engine is dead.
+    disk_cache: folder of the cache's disk tier; None is off. disk_cache_bytes: its hard cap.
     """
 
     model: Path | str | None = None
     served_model_name: str | None = None
     max_queue: int = 64
-    max_active: int = 8
+    max_batch: int = 16
+    max_active: int | None = None
     target_gap_s: float = 0.120
-    prompt_cache_bytes: int = 1 << 30
+    prompt_cache_bytes: int | None = None
     request_timeout: float | None = None
     closing_text: str = CLOSING_TEXT
+    deterministic: bool = False
+    watchdog_s: float = 60.0
+    disk_cache: Path | None = None
+    disk_cache_bytes: int = 20 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +92,9 @@ class ModelInfo:
 @dataclass(frozen=True, slots=True)
 class Health:
     """One look at the engine. `last_step_age_s`: seconds since the worker last finished a piece
-    of work while it has any, None when it is idle. `reason` is set when dead."""
+    of work while it has any, None when it is idle. `slots`: requests that can be active at once;
+    `memory`: active_bytes, peak_bytes and limit_bytes of the device, as far as known. `reason` is
+    set when dead."""
 
     status: Literal["loading", "ready", "draining", "dead"]
     active: int
@@ -93,6 +104,9 @@ class Health:
     cache_entries: int
     model: ModelInfo | None
     reason: str | None = None
+    slots: int = 0
+    memory: Mapping[str, int] = field(default_factory=dict)
+    disk_cache_bytes: int = 0
 
 
 class Stream:
@@ -181,12 +195,12 @@ class Engine:
         self._worker = Worker(
             self._backend,
             Scheduler(
-                max_active=settings.max_active,
+                max_active=settings.max_active or settings.max_batch,
                 max_queue=settings.max_queue,
                 target_gap_s=settings.target_gap_s,
                 clock=time.monotonic,
             ),
-            PromptCache(settings.prompt_cache_bytes),
+            PromptCache(_prompt_cache_bytes(settings)),
             closing_text=settings.closing_text,
             clock=time.monotonic,
             on_ready=on_ready,
@@ -252,6 +266,7 @@ class Engine:
             cache_entries=entries,
             model=self._info,
             reason=worker.dead if status == "dead" else None,
+            slots=self._settings.max_active or self._settings.max_batch,
         )
 
     async def stop(self, drain_s: float) -> None:
@@ -280,6 +295,10 @@ class Engine:
             return self._backend.encode(facts, request, turns)
         except ValueError as error:
             raise InvalidRequest(f"The messages cannot be rendered: {error}", "messages") from error
+
+
+def _prompt_cache_bytes(settings: EngineSettings) -> int:
+    return 1 << 30 if settings.prompt_cache_bytes is None else settings.prompt_cache_bytes
 
 
 def _check_length(prompt_tokens: int, requested: int | None, limit: int) -> None:

@@ -41,11 +41,29 @@ class Timings:
 
 
 @dataclass(frozen=True, slots=True)
+class CacheReport:
+    """What the prompt cache did for one request, in tokens.
+
+    reused: taken from the cache; prefilled: computed; common: longest prefix shared with anything
+    cached. message: index, among the request's messages, of the first that differs from what was
+    cached, None when nothing diverged (a new prompt, or one that only adds); change: a short word
+    for what differs there ("system", "tools", "user message", "evicted", ...).
+    """
+
+    reused: int
+    prefilled: int
+    common: int
+    message: int | None = None
+    change: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Started:
     """The request left the queue; `cached_tokens` of its `prompt_tokens` need no prefill."""
 
     prompt_tokens: int
     cached_tokens: int
+    cache: CacheReport | None = None
 
 
 @dataclass(frozen=True, slots=True)

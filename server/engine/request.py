@@ -44,6 +44,7 @@ class GenerationRequest:
         prompt then extends what the cache holds, reasoning echoed by the client or not.
     session: a hint that requests belong together; never needed.
     timeout: seconds from submit to the last event; None is the engine's setting.
+    tenant: requests of different tenants share no cached prompt.
     """
 
     messages: list[dict[str, Any]]
@@ -56,6 +57,7 @@ class GenerationRequest:
     preserve_thinking: bool | None = None
     session: str | None = None
     timeout: float | None = None
+    tenant: str = ""
 
     @property
     def thinks(self) -> bool:
