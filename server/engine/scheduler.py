@@ -2,6 +2,9 @@
 
 A pure object over opaque keys: no mlx, no asyncio, no threads, and time only from the clock it is
 given. The worker asks `next()`, does what it says, and tells `done()`.
+
+batch_scheduler.py (decoding in batches) takes this file's place and name with the worker that
+decodes in batches.
 """
 
 from __future__ import annotations
