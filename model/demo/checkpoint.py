@@ -1,25 +1,22 @@
-"""Writes the trained network as an MLX checkpoint folder, quantized by the model card's recipe.
+"""Writes the trained network as an MLX checkpoint folder, quantized by the model card's recipe or
+in plain bf16.
 
 Experts, q/k/v, the delta rule's big in-projections and the shared expert are mxfp8 in groups of 32;
 embeddings, head and gates affine 8 bit in groups of 64; everything that writes to the residual
-stream, and all small tensors, stay bf16.
+stream, and all small tensors, stay bf16. Knows arrays under the original layout's names, not torch.
 """
-# pyright: reportMissingImports=false
-# (torch is an optional extra)
 
 import json
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-import numpy as np
-import torch
 from tokenizers import Tokenizer
-from torch import Tensor
 
-from .network import Config
+from .config import Config
 
 AFFINE = {"group_size": 64, "bits": 8, "mode": "affine"}
 MXFP8 = {"group_size": 32, "bits": 8, "mode": "mxfp8"}
@@ -39,32 +36,31 @@ def recipe(module: str) -> dict[str, Any] | None:
     return MXFP8 if _MXFP8.search(module) else None
 
 
-def mlx_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def mlx_weights(state: Mapping[str, mx.array]) -> dict[str, mx.array]:
     """The original names and layouts turned into those of an MLX checkpoint, still unquantized."""
-    weights: dict[str, Tensor] = {}
-    for name, tensor in state.items():
+    weights: dict[str, mx.array] = {}
+    for name, array in state.items():
         name = f"language_model.{name}"
         if _SHIFTED.search(name):
-            tensor = tensor + 1.0
+            array = array + 1.0
         if name.endswith("conv1d.weight"):
-            tensor = tensor.movedim(2, 1)
+            array = array.swapaxes(1, 2)
         if name.endswith("experts.gate_up_proj"):
             base = name.replace("experts.gate_up_proj", "switch_mlp")
-            gate, up = tensor.chunk(2, 1)
+            gate, up = mx.split(array, 2, axis=1)
             weights |= {f"{base}.gate_proj.weight": gate, f"{base}.up_proj.weight": up}
         elif name.endswith("experts.down_proj"):
-            weights[name.replace("experts", "switch_mlp") + ".weight"] = tensor
+            weights[name.replace("experts", "switch_mlp") + ".weight"] = array
         else:
-            weights[name] = tensor
+            weights[name] = array
     return weights
 
 
-def quantize(weights: dict[str, Tensor]) -> tuple[dict[str, mx.array], dict[str, Any]]:
+def quantize(weights: Mapping[str, mx.array]) -> tuple[dict[str, mx.array], dict[str, Any]]:
     """(tensors as stored, the `quantization` section of config.json)."""
     stored: dict[str, mx.array] = {}
     section: dict[str, Any] = dict(AFFINE)
-    for name, tensor in weights.items():
-        array = mx.array(np.ascontiguousarray(tensor.detach().float().numpy())).astype(mx.bfloat16)
+    for name, array in weights.items():
         module = name.removesuffix(".weight")
         how = recipe(module) if name.endswith(".weight") else None
         if how is None:
@@ -79,52 +75,8 @@ def quantize(weights: dict[str, Tensor]) -> tuple[dict[str, mx.array], dict[str,
     return stored, section
 
 
-def dequantized(folder: Path) -> dict[str, Tensor]:
-    """The stored weights as the torch network's state, to evaluate exactly what is stored."""
-    stored: dict[str, mx.array] = {}
-    for file in sorted(folder.glob("*.safetensors")):
-        stored |= mx.load(str(file))  # pyright: ignore[reportOperatorIssue]
-    plain: dict[str, Tensor] = {}
-    for name, array in stored.items():
-        if name.endswith((".scales", ".biases")):
-            continue
-        module = name.removesuffix(".weight")
-        if f"{module}.scales" in stored:
-            how = recipe(module)
-            if how is None:
-                raise ValueError(
-                    f"{folder}: {module} has scales but is not quantized by the recipe"
-                )
-            array = mx.dequantize(
-                array,
-                stored[f"{module}.scales"],
-                stored.get(f"{module}.biases"),
-                stream=mx.cpu,
-                **how,
-            )
-        plain[name] = torch.from_numpy(np.array(array.astype(mx.float32)))
-    state: dict[str, Tensor] = {}
-    for name, tensor in plain.items():
-        if _SHIFTED.search(name):
-            tensor = tensor - 1.0
-        if name.endswith("conv1d.weight"):
-            tensor = tensor.movedim(2, 1)
-        if ".switch_mlp." in name:
-            base = name.split("switch_mlp.")[0] + "experts."
-            if "gate_proj" in name:
-                up = plain[name.replace("gate_proj", "up_proj")]
-                state[(base + "gate_up_proj").removeprefix("language_model.")] = torch.cat(
-                    (tensor, up), 1
-                )
-            elif "down_proj" in name:
-                state[(base + "down_proj").removeprefix("language_model.")] = tensor
-            continue
-        state[name.removeprefix("language_model.")] = tensor
-    return state
-
-
-def model_config(c: Config, tokenizer: Tokenizer, section: dict[str, Any]) -> dict[str, Any]:
-    """config.json with the schema of Qwen3.6-35B-A3B, without its vision part."""
+def model_config(c: Config, tokenizer: Tokenizer) -> dict[str, Any]:
+    """config.json with the schema of Qwen3.6-35B-A3B, without its vision part and quantization."""
     token = tokenizer.token_to_id
     kinds = [
         "full_attention" if c.is_attention(i) else "linear_attention"
@@ -165,8 +117,6 @@ def model_config(c: Config, tokenizer: Tokenizer, section: dict[str, Any]) -> di
         "vision_end_token_id": token("<|vision_end|>"),
         "tie_word_embeddings": False,
         "text_config": text,
-        "quantization": section,
-        "quantization_config": section,
     }
 
 
@@ -175,22 +125,32 @@ def _write_json(path: Path, value: Any) -> None:
 
 
 def write_checkpoint(
-    folder: Path, state: dict[str, Tensor], c: Config, tokenizer: Tokenizer
+    folder: Path,
+    state: Mapping[str, mx.array],
+    c: Config,
+    tokenizer: Tokenizer,
+    *,
+    quantized: bool = True,
 ) -> None:
-    """Writes the whole checkpoint folder; the template is already a source file of the project."""
+    """Writes the whole checkpoint folder from float weights in the original layout; the template is
+    already a source file of the project.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    stored, section = quantize(mlx_weights(state))
+    config = model_config(c, tokenizer)
+    stored = {name: array.astype(mx.bfloat16) for name, array in mlx_weights(state).items()}
+    if quantized:
+        stored, section = quantize(stored)
+        config |= {"quantization": section, "quantization_config": section}
     mx.save_safetensors(str(folder / "model.safetensors"), stored, metadata={"format": "mlx"})
-    size = sum(array.nbytes for array in stored.values())
     index = {
         "metadata": {
-            "total_size": size,
-            "total_parameters": sum(t.numel() for t in state.values()),
+            "total_size": sum(array.nbytes for array in stored.values()),
+            "total_parameters": sum(array.size for array in state.values()),
         },
         "weight_map": dict.fromkeys(sorted(stored), "model.safetensors"),
     }
     _write_json(folder / "model.safetensors.index.json", index)
-    _write_json(folder / "config.json", model_config(c, tokenizer, section))
+    _write_json(folder / "config.json", config)
     end, stop = tokenizer.token_to_id("<|endoftext|>"), tokenizer.token_to_id("<|im_end|>")
     _write_json(folder / "generation_config.json", {
         "bos_token_id": end, "pad_token_id": end, "eos_token_id": [stop, end],

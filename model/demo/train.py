@@ -3,7 +3,7 @@
 The schedule follows the wall clock, so that a run ends when it was told to on any machine:
 constant learning rates, then a linear decay to zero. Every few minutes the averaged weights are
 scored on held-out dialogues and saved; a run that was stopped continues with the same command.
-At the end the checkpoint is quantized, written and evaluated.
+At the end the checkpoint is written, quantized and in bf16, and both are evaluated.
 """
 # pyright: reportMissingImports=false
 # (torch is an optional extra)
@@ -23,13 +23,14 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from .chat_template import CHECKPOINT
-from .checkpoint import write_checkpoint
+from .config import Config
 from .data.batches import Batch, by_length, stream
 from .data.dialogue import Shape, make_dialogue
 from .data.encoding import encode
 from .evaluate import evaluate, table, write_report
+from .export import export
 from .muon import Muon
-from .network import Config, Network
+from .network import Network
 from .tokenizer import load_tokenizer, train_tokenizer
 
 BATCH_TOKENS = 5120
@@ -221,9 +222,10 @@ def main() -> None:
     run = Run(options.work)
     if not train(run, options.minutes, tokenizer, options.work / "log.jsonl"):
         return
-    write_checkpoint(options.checkpoint, run.average.state_dict(), Config(), tokenizer)
-    sources = {"bf16": options.work / "state.pt", "quantized": options.checkpoint}
-    results = evaluate(sources, tokenizer, options.dialogues)
+    weights, bf16 = run.average.state_dict(), options.work / "bf16"
+    export(options.checkpoint, weights, tokenizer)
+    export(bf16, weights, tokenizer, quantized=False)
+    results = evaluate([options.checkpoint, bf16], options.dialogues)
     print(table(results))
     write_report(results, options.dialogues, options.checkpoint.parent)
 
