@@ -2,18 +2,18 @@
 
 A node holds the keys and values of the tokens since its parent and, mostly, a snapshot of the
 recurrent states at its end. Keys and values can be cut anywhere, recurrent states can not be
-rewound, so reuse ends at a node with a snapshot. Siblings may begin with the same tokens: nodes
-end where messages end, and a span is never cut. Knows bytes and token ids, not arrays; used by
-one thread.
+rewound, so reuse ends at a node with a snapshot. Knows bytes and token ids, not arrays; what goes
+first is `eviction`'s, what comes back after a restart `disk_tier`'s. Used by one thread.
 """
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from server.engine.eviction import EvictionQueue
 from server.engine.ports import KVSpan, RecurrentSnapshot
+from server.engine.prefix_tree import NODE_BYTES, TOKEN, Node, PrefixTree, packed
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,68 +25,50 @@ class Hit:
     snapshot: RecurrentSnapshot
 
 
-class _Node:
-    __slots__ = ("alive", "children", "end", "parent", "snapshot", "span", "tokens", "used")
-
-    def __init__(
-        self,
-        parent: _Node | None,
-        tokens: tuple[int, ...],
-        span: KVSpan | None,
-        snapshot: RecurrentSnapshot | None,
-    ) -> None:
-        self.parent = parent
-        self.tokens = tokens
-        self.span = span
-        self.snapshot = snapshot
-        self.end: int = (parent.end if parent else 0) + len(tokens)
-        self.children: dict[int, list[_Node]] = {}
-        self.used = 0
-        self.alive = True
-
-
 class PromptCache:
-    """At most `budget` bytes of spans and snapshots, the least recently used given up first.
+    """At most `budget` bytes of spans, snapshots and index.
 
-    Two things can be given up: a leaf as a whole, and the snapshot of an inner node, whose span
-    still serves its descendants. A snapshot counts as used when a prompt's reuse ended at it.
+    `tenant` keys, of whatever meaning, share nothing with each other.
     """
 
     def __init__(self, budget: int) -> None:
         self._budget = budget
         self._bytes = 0
-        self._count = 0
-        self._clock = 0
-        self._root = _Node(None, (), None, None)
-        # (used, order, node); an entry whose node was used since, or is gone, is stale.
-        self._oldest: list[tuple[int, int, _Node]] = []
-        self._order = 0
+        self._tree = PrefixTree()
+        self._queue = EvictionQueue()
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all spans and snapshots held."""
+        """Bytes of all spans and snapshots held, and of the index over them (an estimate)."""
         return self._bytes
 
     @property
     def entries(self) -> int:
         """Nodes in the tree."""
-        return self._count
+        return self._tree.count
 
-    def lookup(self, tokens: Sequence[int]) -> Hit | None:
+    def lookup(self, tokens: Sequence[int], tenant: str = "") -> Hit | None:
         """The longest reusable prefix of `tokens` that leaves at least one token to compute."""
-        best: _Node | None = None
-        for node in self._matching(tokens, len(tokens) - 1):
+        best: Node | None = None
+        for node in self._tree.matching(tenant, packed(tokens), len(tokens) - 1):
             if node.snapshot is not None and (best is None or node.end > best.end):
                 best = node
         if best is None or best.snapshot is None:
             return None
-        self._touch(best)
-        return Hit(best.end, tuple(self._spans(best)), best.snapshot)
+        best.reused = True
+        self._queue.touch(best)
+        spans = tuple(node.span for node in best.path() if node.span is not None)
+        return Hit(best.end, spans, best.snapshot)
 
-    def anchor(self, tokens: Sequence[int], end: int) -> int:
+    def common(self, tokens: Sequence[int], tenant: str = "") -> int:
+        """Tokens of the longest prefix that `tokens` shares with anything held, reusable or not."""
+        return self._tree.common(tenant, packed(tokens))
+
+    def anchor(self, tokens: Sequence[int], end: int, tenant: str = "") -> int:
         """Where an insertion of `tokens[:end]` has to start: the longest prefix of it, at most
         `end`, whose spans are all here."""
-        return max((node.end for node in self._matching(tokens, end)), default=0)
+        found = self._tree.matching(tenant, packed(tokens[:end]), end)
+        return max((node.end for node in found), default=0)
 
     def insert(
         self,
@@ -94,128 +76,106 @@ class PromptCache:
         start: int,
         span: KVSpan | None,
         snapshot: RecurrentSnapshot,
+        tenant: str = "",
     ) -> bool:
         """Keeps `tokens` with the state at their end; returns whether it is held now.
 
-        start: what `anchor(tokens, len(tokens))` said; span: the keys and values of
+        start: what `anchor(tokens, len(tokens), tenant)` said; span: the keys and values of
         tokens[start:], None when that is nothing.
         """
         if snapshot.position != len(tokens):
             raise ValueError(f"snapshot at {snapshot.position}, tokens end at {len(tokens)}")
-        parent = self._node_at(tokens, start)
-        added = snapshot.nbytes + (span.nbytes if span else 0)
-        if added + sum(held.nbytes for held in self._spans(parent)) > self._budget:
-            return False  # it would push out everything else and then itself
-        if start == len(tokens):
-            node = parent
-            if node.snapshot is None:
-                node.snapshot = snapshot
-                self._bytes += snapshot.nbytes
-        else:
+        data = packed(tokens)
+        node = self._node_at(tenant, data, start)
+        path = sum(above.nbytes - _held(above.snapshot) for above in node.path())
+        if start < len(tokens):
             if span is None or span.length != len(tokens) - start:
                 raise ValueError(f"span must hold tokens {start} to {len(tokens)}")
-            node = _Node(parent, tuple(tokens[start:]), span, snapshot)
-            parent.children.setdefault(node.tokens[0], []).append(node)
-            self._bytes += added
-            self._count += 1
-        self._touch(node)
-        self._shrink()
+            own = data[start * TOKEN :]
+            path += NODE_BYTES + len(own) + span.nbytes
+            if path + snapshot.nbytes > self._budget:
+                return False  # it would push out everything else and then itself
+            node = self._tree.attach(node, own, span, snapshot)
+            self._bytes += node.nbytes
+            self._queue.touch(node)
+            self._queue.grown(node)
+        else:
+            if node.snapshot is None:
+                if path + snapshot.nbytes > self._budget:
+                    return False
+                node.snapshot = snapshot
+                self._bytes += snapshot.nbytes
+            self._queue.touch(node)
+        self._shrink(self._budget)
         return node.alive and node.snapshot is not None
+
+    def shed(self, amount: int) -> int:
+        """Gives up at least `amount` bytes, or everything; returns how many."""
+        before = self._bytes
+        self._shrink(max(before - amount, 0))
+        return before - self._bytes
 
     def clear(self) -> None:
         """Gives up everything."""
-        self._root = _Node(None, (), None, None)
-        self._oldest.clear()
-        self._bytes = self._count = 0
+        self._tree.clear()
+        self._queue.clear()
+        self._bytes = 0
 
     def check(self) -> None:
         """Raises AssertionError when the accounts do not agree with the tree."""
         total = count = 0
-        stack = [child for group in self._root.children.values() for child in group]
-        while stack:
-            node = stack.pop()
-            children = [child for group in node.children.values() for child in group]
-            held = node.snapshot.nbytes if node.snapshot else 0
-            total += held + (node.span.nbytes if node.span else 0)
+        for node in self._tree.nodes():
+            total += node.nbytes
             count += 1
-            if not children and node.snapshot is None:
+            if not node.alive or node.parent is None:
+                raise AssertionError("a node in the tree was taken out")
+            if not node.children and node.snapshot is None:
                 raise AssertionError("a leaf without a snapshot serves nobody")
-            stack += children
-        if (total, count) != (self._bytes, self._count):
-            raise AssertionError(f"{self._bytes} bytes in {self._count} nodes, {total} in {count}")
+            if node.end != node.parent.end + len(node.tokens) // TOKEN:
+                raise AssertionError("a node does not begin where its parent ends")
+            if node.span is None or node.span.length != node.end - node.parent.end:
+                raise AssertionError("a span does not cover its node's tokens")
+            if node.snapshot is not None and node.snapshot.position != node.end:
+                raise AssertionError("a snapshot does not stand at its node's end")
+        if (total, count) != (self._bytes, self._tree.count):
+            raise AssertionError(
+                f"{self._bytes} bytes in {self._tree.count} nodes, {total} in {count}"
+            )
         if total > self._budget:
             raise AssertionError(f"{total} bytes over a budget of {self._budget}")
 
-    def _matching(self, tokens: Sequence[int], limit: int) -> Iterator[_Node]:
-        """Every node whose whole path is a prefix of tokens[:limit]."""
-        stack = [self._root]
-        while stack:
-            node = stack.pop()
-            if node.end >= limit:
-                continue
-            for child in node.children.get(tokens[node.end], ()):
-                if child.end <= limit and tuple(tokens[node.end : child.end]) == child.tokens:
-                    yield child
-                    stack.append(child)
-
-    def _node_at(self, tokens: Sequence[int], end: int) -> _Node:
+    def _node_at(self, tenant: str, data: bytes, end: int) -> Node:
         if end == 0:
-            return self._root
-        for node in self._matching(tokens, end):
+            return self._tree.root(tenant)
+        for node in self._tree.matching(tenant, data, end):
             if node.end == end:
                 return node
         raise ValueError(f"nothing ends at token {end}")
 
-    def _spans(self, node: _Node) -> list[KVSpan]:
-        spans: list[KVSpan] = []
-        while node.parent is not None:
-            if node.span is not None:
-                spans.append(node.span)
-            node = node.parent
-        return spans[::-1]
-
-    def _touch(self, node: _Node) -> None:
-        self._clock += 1
-        node.used = self._clock
-        self._push(node)
-
-    def _push(self, node: _Node) -> None:
-        self._order += 1
-        heapq.heappush(self._oldest, (node.used, self._order, node))
-        if len(self._oldest) > 4 * self._count + 64:
-            self._oldest = [entry for entry in self._oldest if self._current(entry)]
-            heapq.heapify(self._oldest)
-
-    @staticmethod
-    def _current(entry: tuple[int, int, _Node]) -> bool:
-        used, _, node = entry
-        return node.alive and node.used == used
-
-    def _shrink(self) -> None:
-        while self._bytes > self._budget:
-            entry = heapq.heappop(self._oldest)
-            if not self._current(entry):
-                continue
-            node = entry[2]
-            if not node.children:
-                self._remove(node)
-            elif node.snapshot is not None:
-                self._bytes -= node.snapshot.nbytes
-                node.snapshot = None
-
-    def _remove(self, leaf: _Node) -> None:
-        """Takes a leaf out, and the ancestors that served only it."""
-        node = leaf
-        while node.parent is not None and not node.children:
-            if node is not leaf and node.snapshot is not None:
+    def _shrink(self, limit: int) -> None:
+        while self._bytes > limit:
+            node = self._queue.victim()
+            if node is None:
                 return
+            if node.children:
+                self._bytes -= _held(node.snapshot)
+                node.snapshot = None
+            else:
+                self._remove(node)
+
+    def _remove(self, leaf: Node) -> None:
+        """Takes a leaf out, and the ancestors that served only it."""
+        node: Node | None = leaf
+        while node is not None and node.parent is not None and not node.children:
+            if node is not leaf and node.snapshot is not None:
+                break
             parent = node.parent
-            group = parent.children[node.tokens[0]]
-            group.remove(node)
-            if not group:
-                del parent.children[node.tokens[0]]
-            self._bytes -= node.span.nbytes if node.span else 0
-            self._bytes -= node.snapshot.nbytes if node.snapshot else 0
-            self._count -= 1
-            node.alive = False
+            self._tree.detach(node)
+            self._bytes -= node.nbytes
             node = parent
+        if node is not None and node.parent is not None:
+            self._queue.lost_children(node)
+
+
+def _held(snapshot: RecurrentSnapshot | None) -> int:
+    return 0 if snapshot is None else snapshot.nbytes
