@@ -17,7 +17,7 @@ from server.api.serving import Serving
 from server.engine.errors import EngineError
 from server.settings import Settings
 
-EXPOSED_HEADERS = ["x-request-id", "retry-after"]
+EXPOSED_HEADERS = ["x-request-id", "retry-after", chat.CACHE_HEADER]
 
 
 def create_app(settings: Settings, engine: Serving) -> ASGIApp:

@@ -46,7 +46,7 @@ def leave(status: int) -> NoReturn:
 
 
 def parser() -> argparse.ArgumentParser:
-    """All commands; `chat` and `bench` have parsers of their own."""
+    """All commands; those of ELSEWHERE have parsers of their own."""
     top = argparse.ArgumentParser(
         prog="mxserve", description="An OpenAI-compatible server for one model."
     )
@@ -75,8 +75,13 @@ def _add_serve_flags(serve: argparse.ArgumentParser) -> None:
     add("--host", help="address to listen on (default: localhost, IPv4 and IPv6)")
     add("--port", help="port to listen on, 0 for any free one (default: 8080)")
     add("--max-queue", metavar="N", help="requests that may wait; more get a 429 (default: 64)")
-    add("--max-active", metavar="N", help="requests served in turns (default: 8)")
-    add("--cache-bytes", metavar="SIZE", help="prompt cache, e.g. 2GB; 0 is off (default: 1GiB)")
+    add("--max-batch", metavar="N", help="answers written at the same time (default: 16)")
+    add("--target-gap", metavar="S", help="longest wait between two tokens (default: 120ms)")
+    add("--deterministic", action="store_true", help="same tokens alone or in a batch; slower")
+    add("--watchdog", metavar="S", help="longest time of one step; then exit 70 (default: 60)")
+    add("--cache-bytes", metavar="SIZE", help="prompt cache, 0 is off (default: follows memory)")
+    add("--disk-cache", metavar="DIR|off", help="folder of the prompt cache's disk tier")
+    add("--disk-cache-bytes", metavar="SIZE", help="its largest size, 0 is off (default: 20GiB)")
     add(
         "--effort-budgets",
         metavar="low=N,...",
@@ -88,7 +93,7 @@ def _add_serve_flags(serve: argparse.ArgumentParser) -> None:
     add("--body-timeout", metavar="S", help="longest time for a body to arrive (default: 30)")
     add("--ping-interval", metavar="S", help="keep-alive comment in quiet streams (default: 10)")
     add("--send-timeout", metavar="S", help="cut a reader that stopped reading (default: 60)")
-    add("--drain-seconds", metavar="S", help="time to finish requests at a stop (default: 30)")
+    add("--drain-timeout", metavar="S", help="time to finish requests at a stop (default: 30)")
     add("--api-key", metavar="KEY", help="key clients must send; needed off loopback")
     add(
         "--cors-origin",

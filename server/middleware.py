@@ -16,12 +16,13 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server.api.caller import presented_key
 from server.api.errors import http_error
 
 access = logging.getLogger("server.access")
 
 _CLIENT_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-OPEN_PATHS = ("/health/live",)
+OPEN_PATHS = ("/health/live", "/health/ready")  # they tell a state, nothing else
 
 
 class RequestId:
@@ -105,7 +106,7 @@ class Origin:
 
 
 class ApiKey:
-    """Asks every path but the liveness one for the key, as Bearer or x-api-key."""
+    """Asks every path but the probes for the key, as Bearer or x-api-key."""
 
     def __init__(self, app: ASGIApp, key: str) -> None:
         self._app = app
@@ -113,9 +114,7 @@ class ApiKey:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
-            headers = Headers(scope=scope)
-            scheme, _, bearer = headers.get("authorization", "").partition(" ")
-            given = bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+            given = presented_key(Headers(scope=scope))
             if not hmac.compare_digest(given.encode(), self._key):
                 text = "A valid API key is needed (Authorization: Bearer KEY)."
                 told = {"WWW-Authenticate": "Bearer"}

@@ -6,13 +6,14 @@ Knows sockets, signals, start, drain and exit statuses; not HTTP and not the mod
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import faulthandler
 import logging
 import os
 import signal
 import socket
 import sys
 import threading
+from types import FrameType
 
 import uvicorn
 
@@ -28,29 +29,44 @@ logger = logging.getLogger(__name__)
 
 EXIT_STARTUP = 1
 EXIT_ENGINE_DEAD = 70
-DEATH_CHECK_S = 0.5
+DEATH_CHECK_S = 0.25
+DEATH_TOLD_S = 1.0  # how long a dead engine's /health can be asked for the reason
+DEATH_GRACE_S = 4.0
 GRACE_S = 5.0
+HURRY_S = 1.0
 MAX_HEADER_BYTES = 64 * 1024
 
 
 class Server(uvicorn.Server):
     """uvicorn that drains the engine while it waits for connections: what runs finishes or gets
-    an error of its own, and no stream is cut."""
+    an error of its own, and no stream is cut. A second signal ends what runs at once."""
 
     def __init__(self, config: uvicorn.Config, engine: Engine, drain_s: float) -> None:
         super().__init__(config)
         self._engine = engine
         self._drain_s = drain_s
+        self._hurry = asyncio.Event()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.should_exit:
+            asyncio.get_running_loop().call_soon_threadsafe(self._hurry.set)
+        else:
+            super().handle_exit(sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         if self._engine.health().status == "loading":
-            _exit_later(0)  # a load cannot be interrupted
+            _exit_later(0, GRACE_S)  # a load cannot be interrupted
+        hurrying = asyncio.create_task(self._stop_at_once())
         draining = asyncio.create_task(self._engine.stop(self._drain_s))
         await super().shutdown(sockets)
-        if self.force_exit:
-            draining.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await draining
+        await draining
+        hurrying.cancel()
+
+    async def _stop_at_once(self) -> None:
+        await self._hurry.wait()
+        logger.warning("told to stop again: requests in flight end now")
+        _exit_later(0, HURRY_S)
+        await self._engine.stop(0)
 
 
 def serve(settings: Settings) -> int:
@@ -88,10 +104,10 @@ async def _run(settings: Settings, sockets: list[socket.socket]) -> int:
             server_header=False,
             proxy_headers=False,
             h11_max_incomplete_event_size=MAX_HEADER_BYTES,
-            timeout_graceful_shutdown=int(settings.drain_seconds + GRACE_S),
+            timeout_graceful_shutdown=int(settings.drain_timeout + GRACE_S),
         ),
         engine,
-        settings.drain_seconds,
+        settings.drain_timeout,
     )
     serving = asyncio.create_task(server.serve(sockets=sockets))
     starting = asyncio.create_task(engine.start())
@@ -101,7 +117,7 @@ async def _run(settings: Settings, sockets: list[socket.socket]) -> int:
         return 0
     failure = starting.exception()
     if failure is not None:
-        _exit_later(EXIT_STARTUP)
+        _exit_later(EXIT_STARTUP, GRACE_S)
         server.should_exit = True
         status = _fail(_told(failure))
         await serving
@@ -118,7 +134,9 @@ async def _run(settings: Settings, sockets: list[socket.socket]) -> int:
         await serving
         return 0
     logger.critical("the engine died: %s", dying.result())
-    _exit_later(EXIT_ENGINE_DEAD)
+    _exit_later(EXIT_ENGINE_DEAD, DEATH_GRACE_S)
+    faulthandler.dump_traceback(sys.stderr)  # a step that hangs shows where
+    await asyncio.wait({serving}, timeout=DEATH_TOLD_S)
     server.should_exit = True
     await serving
     return EXIT_ENGINE_DEAD
@@ -131,9 +149,9 @@ async def _death(engine: Engine) -> str:
     return health.reason or "no reason given"
 
 
-def _exit_later(status: int) -> None:
+def _exit_later(status: int, seconds: float) -> None:
     """Ends the process even when a thread does not end."""
-    timer = threading.Timer(GRACE_S, os._exit, [status])
+    timer = threading.Timer(seconds, os._exit, [status])
     timer.daemon = True
     timer.start()
 

@@ -30,6 +30,7 @@ DEFAULT_BUDGETS: Mapping[str, int | None] = {
 }
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmg]?i?)b?", re.IGNORECASE)
+_SECONDS = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s)", re.IGNORECASE)
 
 
 class SettingsError(ValueError):
@@ -47,15 +48,20 @@ class Settings(BaseSettings):
     host: str = "localhost"
     port: int = Field(8080, ge=0, le=65535)
     max_queue: int = Field(64, ge=0, le=100_000)
-    max_active: int = Field(8, ge=1, le=256)
-    cache_bytes: int = Field(1 << 30, ge=0)
+    max_batch: int = Field(16, ge=1, le=256)
+    target_gap: float = Field(0.120, gt=0, le=60)
+    deterministic: bool = False
+    watchdog: float = Field(60.0, gt=0)
+    cache_bytes: int | None = Field(None, ge=0)
+    disk_cache: Path | Literal["off"] | None = None
+    disk_cache_bytes: int = Field(20 << 30, ge=0)
     effort_budgets: Annotated[Mapping[str, int | None], NoDecode] = DEFAULT_BUDGETS
     request_timeout: float | None = Field(None, gt=0)
     max_body_bytes: int = Field(32 * MIB, ge=1024)
     body_timeout: float = Field(30.0, gt=0)
     ping_interval: float = Field(10.0, gt=0)
     send_timeout: float = Field(60.0, gt=0)
-    drain_seconds: float = Field(30.0, ge=0)
+    drain_timeout: float = Field(30.0, ge=0)
     api_key: SecretStr | None = None
     cors_origins: Annotated[list[str], NoDecode] = Field(default_factory=list)
     allowed_hosts: Annotated[list[str], NoDecode] = Field(default_factory=list)
@@ -76,11 +82,29 @@ class Settings(BaseSettings):
             return init_settings, env_settings
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, Path(path))
 
-    @field_validator("cache_bytes", "max_body_bytes", mode="before")
+    @field_validator("cache_bytes", "disk_cache_bytes", "max_body_bytes", mode="before")
     @classmethod
     def _size(cls, value: Any) -> Any:
         match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
         return int(float(match[1]) * _UNITS[match[2].lower()]) if match else value
+
+    @field_validator("cache_bytes", mode="before")
+    @classmethod
+    def _automatic(cls, value: Any) -> Any:
+        return None if value == "auto" else value
+
+    @field_validator("target_gap", mode="before")
+    @classmethod
+    def _seconds(cls, value: Any) -> Any:
+        match = _SECONDS.fullmatch(value.strip()) if isinstance(value, str) else None
+        return float(match[1]) * (0.001 if match[2].lower() == "ms" else 1) if match else value
+
+    @field_validator("disk_cache", mode="before")
+    @classmethod
+    def _folder(cls, value: Any) -> Any:
+        if value in ("", "off"):
+            return "off"
+        return Path(value).expanduser().absolute() if isinstance(value, (str, Path)) else value
 
     @field_validator("cors_origins", "allowed_hosts", mode="before")
     @classmethod
@@ -121,10 +145,20 @@ class Settings(BaseSettings):
             model=self.model,
             served_model_name=self.served_model_name,
             max_queue=self.max_queue,
-            max_active=self.max_active,
+            max_batch=self.max_batch,
+            target_gap_s=self.target_gap,
+            deterministic=self.deterministic,
+            watchdog_s=self.watchdog,
             prompt_cache_bytes=self.cache_bytes,
+            disk_cache=self._disk_folder(),
+            disk_cache_bytes=self.disk_cache_bytes,
             request_timeout=self.request_timeout,
         )
+
+    def _disk_folder(self) -> Path | None:
+        if self.disk_cache == "off" or not self.disk_cache_bytes or self.cache_bytes == 0:
+            return None
+        return self.disk_cache
 
 
 def is_loopback(host: str) -> bool:

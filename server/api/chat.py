@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -18,28 +18,26 @@ from starlette.responses import JSONResponse, Response
 from model.sampling import SamplingParams
 from server.api import sse
 from server.api.body import read_object
+from server.api.caller import session_of, tenant_of
 from server.api.chat_schema import ChatRequest, parse_chat
-from server.api.chat_wire import Answer, Chunks, Whole
+from server.api.chat_wire import Answer, Chunks, Whole, cache_header
 from server.api.effort import thinking_of
 from server.api.errors import CLIENT_CLOSED_REQUEST, engine_error_body
 from server.api.messages import template_messages
 from server.api.models import check_model
+from server.api.peeked import Peeked
 from server.api.serving import EventSource, engine_of, settings_of
 from server.api.tools import offered_tools
 from server.engine import GenerationDefaults, GenerationRequest
 from server.engine.errors import EngineError, StepFailed
-from server.engine.events import Failed
+from server.engine.events import CacheReport, Event, Failed, Started
 from server.settings import Settings
 
 log = logging.getLogger(__name__)
 router = APIRouter()
 
-SESSION_HEADERS = (
-    "x-session-id",
-    "session-id",
-    "x-claude-code-session-id",
-    "agent-session-id",
-)
+CACHE_HEADER = "x-mxserve-cache"
+HEADERS_WAIT_S = 0.25  # how long a stream's headers wait for the request to start
 
 
 @router.post("/v1/chat/completions")
@@ -54,24 +52,22 @@ async def chat_completions(request: Request) -> Response:
     chat = parse_chat(body)
     info = engine.info
     check_model(chat.model, info, strict=settings.strict_model)
-    work = generation_request(chat, info.defaults, settings, session=_session(request, chat))
+    work = generation_request(chat, info.defaults, settings, request.headers)
     source = await engine.submit(work)
     answer = Answer(model=info.id, created=int(time.time()))
     if not chat.stream:
         return await _whole(request, source, Whole(answer, work.n))
     usage = bool(chat.stream_options and chat.stream_options.include_usage)
-    return sse.EventStream(
-        _frames(source, Chunks(answer, work.n, include_usage=usage)),
-        ping_s=settings.ping_interval,
-        send_timeout_s=settings.send_timeout,
-        on_close=source.cancel,
-    )
+    return await _streamed(source, Chunks(answer, work.n, include_usage=usage), settings)
 
 
 def generation_request(
-    chat: ChatRequest, defaults: GenerationDefaults, settings: Settings, *, session: str | None
+    chat: ChatRequest,
+    defaults: GenerationDefaults,
+    settings: Settings,
+    headers: Mapping[str, str],
 ) -> GenerationRequest:
-    """`chat` as the engine's request. Raises ApiError."""
+    """`chat` as the engine's request; `headers` tell who asks. Raises ApiError."""
     kwargs = chat.chat_template_kwargs
     return GenerationRequest(
         messages=template_messages(chat.messages),
@@ -82,8 +78,9 @@ def generation_request(
         max_tokens=chat.token_limit,
         n=chat.n or 1,
         preserve_thinking=kwargs.preserve_thinking if kwargs else None,
-        session=session,
+        session=session_of(headers, chat.prompt_cache_key),
         timeout=settings.request_timeout,
+        tenant=tenant_of(headers),
     )
 
 
@@ -104,13 +101,6 @@ def _sampling(chat: ChatRequest, defaults: GenerationDefaults) -> SamplingParams
     )
 
 
-def _session(request: Request, chat: ChatRequest) -> str | None:
-    if chat.prompt_cache_key:
-        return chat.prompt_cache_key
-    found = (request.headers.get(name) for name in SESSION_HEADERS)
-    return next((value for value in found if value), None)
-
-
 async def _whole(request: Request, source: EventSource, whole: Whole) -> Response:
     """Gathers the answer, unless the client leaves first."""
     gathering = asyncio.create_task(_gather(source, whole))
@@ -119,7 +109,7 @@ async def _whole(request: Request, source: EventSource, whole: Whole) -> Respons
         await asyncio.wait({gathering, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if not gathering.done():
             return Response(status_code=CLIENT_CLOSED_REQUEST)
-        return JSONResponse(gathering.result())
+        return JSONResponse(gathering.result(), headers=_cache_headers(whole.cache))
     finally:
         source.cancel()
         gathering.cancel()
@@ -142,7 +132,31 @@ async def _left(request: Request) -> None:
         continue
 
 
-async def _frames(source: EventSource, chunks: Chunks) -> AsyncIterator[bytes]:
+def _cache_headers(report: CacheReport | None) -> dict[str, str]:
+    return {CACHE_HEADER: cache_header(report)} if report is not None else {}
+
+
+async def _streamed(source: EventSource, chunks: Chunks, settings: Settings) -> Response:
+    """A stream of frames; its headers wait a moment for the request to start, so that they can
+    tell what the cache did, and so that an error by then has a status of its own."""
+    events = Peeked(source)
+    try:
+        first = await events.first(HEADERS_WAIT_S)
+        if isinstance(first, Failed):
+            raise first.error
+    except BaseException:
+        events.close()
+        raise
+    return sse.EventStream(
+        _frames(events, chunks),
+        ping_s=settings.ping_interval,
+        send_timeout_s=settings.send_timeout,
+        on_close=events.close,
+        headers=_cache_headers(first.cache if isinstance(first, Started) else None),
+    )
+
+
+async def _frames(source: AsyncIterable[Event], chunks: Chunks) -> AsyncIterator[bytes]:
     """The answer's frames. A failure is a last frame of its own, never a bare cut."""
     try:
         async for event in source:

@@ -13,6 +13,7 @@ from typing import Any
 
 from server import __version__
 from server.engine.events import (
+    CacheReport,
     ContentDelta,
     Event,
     Finished,
@@ -61,17 +62,47 @@ def usage_json(usages: list[Usage], cached_tokens: int) -> Json:
     }
 
 
+def cache_json(report: CacheReport) -> Json:
+    """What the prompt cache did. `diverged` is null where nothing cached differed."""
+    diverged: Json | None = None
+    if report.change is not None or report.message is not None:
+        diverged = {"message": report.message, "change": report.change}
+    return {
+        "reused_tokens": report.reused,
+        "prefilled_tokens": report.prefilled,
+        "common_tokens": report.common,
+        "diverged": diverged,
+    }
+
+
+def cache_header(report: CacheReport) -> str:
+    """The same in one line, as a dictionary of RFC 9651 (structured fields)."""
+    parts = [f"reused={report.reused}", f"prefilled={report.prefilled}", f"common={report.common}"]
+    if report.message is not None:
+        parts.append(f"message={report.message}")
+    if report.change is not None:
+        parts.append(f'change="{report.change}"')
+    return ", ".join(parts)
+
+
 class Tally:
-    """Counts a request's usage from its events."""
+    """Counts a request's usage from its events, and keeps what the cache did for it."""
 
     def __init__(self, n: int) -> None:
         self._waiting = n
         self._usages: list[Usage] = []
+        self.cache: CacheReport | None = None
 
     def add(self, event: Event) -> None:
         if isinstance(event, Finished):
             self._waiting -= 1
             self._usages.append(event.usage)
+        elif isinstance(event, Started):
+            self.cache = event.cache
+
+    def extension(self) -> Json:
+        """This server's own field of a whole answer or of a stream's last chunk."""
+        return {"x_mxserve": {"cache": cache_json(self.cache)}} if self.cache else {}
 
     @property
     def complete(self) -> bool:
@@ -106,7 +137,9 @@ class Chunks:
             return
         yield from self._opening(choice)
         if isinstance(event, Finished):
-            yield self._chunk(choice, {}, event.reason)
+            chunk = self._chunk(choice, {}, event.reason)
+            last = self.complete and not self._include_usage
+            yield {**chunk, **self._tally.extension()} if last else chunk
         elif isinstance(event, ReasoningDelta):
             yield self._chunk(choice, {"reasoning_content": event.text})
         elif isinstance(event, ContentDelta):
@@ -122,7 +155,8 @@ class Chunks:
         """What follows the last choice: the usage, where it was asked for."""
         if self._include_usage:
             chunk = self._answer.head("chat.completion.chunk")
-            yield {**chunk, "choices": [], "usage": self._tally.json()}
+            chunk |= {"choices": [], "usage": self._tally.json()}
+            yield {**chunk, **self._tally.extension()}
 
     def _opening(self, choice: int) -> Iterator[Json]:
         if choice in self._unopened:
@@ -211,9 +245,14 @@ class Whole:
     def complete(self) -> bool:
         return self._tally.complete
 
+    @property
+    def cache(self) -> CacheReport | None:
+        """What the prompt cache did; None before the request started."""
+        return self._tally.cache
+
     def json(self) -> Json:
         """The response body. Needs `complete`."""
         body = self._answer.head("chat.completion")
         body["choices"] = [choice.json(i) for i, choice in enumerate(self._choices)]
         body["usage"] = self._tally.json()
-        return body
+        return {**body, **self._tally.extension()}

@@ -1,4 +1,4 @@
-"""GET /health, /health/live and /: is it there, can it serve, what is it.
+"""GET /health, /health/live, /health/ready and /: is it there, can it serve, what is it.
 
 Knows the engine's health only as the engine tells it.
 """
@@ -20,18 +20,28 @@ router = APIRouter()
 
 @router.api_route("/health", methods=["GET", "HEAD"])
 async def health(request: Request) -> Response:
-    """200 when requests are taken, else 503 with the status and its reason."""
+    """200 when requests are taken, else 503 with the status and its reason; with all figures."""
     state = engine_of(request).health()
     body: dict[str, Any] = {**asdict(state), "version": __version__}
-    body["status"] = "ok" if state.status == "ready" else state.status
     body["model"] = state.model.id if state.model else None
-    return JSONResponse(body, 200 if state.status == "ready" else 503)
+    return _told(body, state.status)
+
+
+@router.api_route("/health/ready", methods=["GET", "HEAD"])
+async def ready(request: Request) -> Response:
+    """200 when requests are taken, else 503; nothing but the status, since it needs no key."""
+    return _told({}, engine_of(request).health().status)
 
 
 @router.api_route("/health/live", methods=["GET", "HEAD"])
 async def live() -> dict[str, str]:
     """200 as long as the process answers."""
     return {"status": "alive"}
+
+
+def _told(body: dict[str, Any], status: str) -> Response:
+    serves = status == "ready"
+    return JSONResponse({**body, "status": "ok" if serves else status}, 200 if serves else 503)
 
 
 @router.api_route("/", methods=["GET", "HEAD"])

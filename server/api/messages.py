@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from server.api.errors import ApiError
+from server.api.noise import without_noise
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 TEXT_PARTS = ("text", "input_text", "output_text")
@@ -35,7 +36,7 @@ def _message(item: Any, where: str) -> Message:
         )
     content = text_of(item.get("content"), f"{where}.content")
     if role in ("system", "developer"):
-        return {"role": "system", "content": content}
+        return {"role": "system", "content": without_noise(content)}
     if role == "user":
         return {"role": "user", "content": content}
     if role == "assistant":

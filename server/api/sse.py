@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 from sse_starlette import EventSourceResponse, ServerSentEvent
@@ -44,9 +44,11 @@ class EventStream(EventSourceResponse):
         ping_s: float,
         send_timeout_s: float,
         on_close: Callable[[], None],
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(
             frames,
+            headers=headers,
             ping=ping_s,
             sep=SEPARATOR,
             ping_message_factory=_ping,

@@ -143,7 +143,7 @@ def listens(port):
 
 
 def test_drain_has_an_end(start_serving):
-    server = start_serving("--drain-seconds", "0")
+    server = start_serving("--drain-timeout", "0")
     body = {**COUNT, "stream": True, "temperature": 2, "top_p": 1, "n": 8}
     with httpx.stream("POST", f"{server.url}/v1/chat/completions", json=body) as reply:
         lines = reply.iter_lines()
@@ -153,6 +153,24 @@ def test_drain_has_an_end(start_serving):
     last = data[-1].removeprefix("data: ")
     assert last == "[DONE]" or json.loads(last)["error"]["type"] == "server_error"
     assert server.stop(15) == 0
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_is_now(start_serving, second):
+    server = start_serving("--drain-timeout", "60")
+    body = {**COUNT, "stream": True, "temperature": 2, "top_p": 1, "n": 8}
+    with httpx.stream("POST", f"{server.url}/v1/chat/completions", json=body) as reply:
+        lines = reply.iter_lines()
+        next(lines)
+        server.process.send_signal(signal.SIGTERM)
+        wait_for(lambda: not listens(int(server.url.rsplit(":", 1)[1])))
+        began = time.monotonic()
+        server.process.send_signal(second)
+        data = [line for line in lines if line.startswith("data: ")]
+    assert server.process.wait(10) == 0
+    assert time.monotonic() - began < 3
+    last = data[-1].removeprefix("data: ")
+    assert last == "[DONE]" or json.loads(last)["error"]["code"] == "unavailable"
 
 
 def test_a_bad_checkpoint_is_one_line_and_status_1(tmp_path):

@@ -7,7 +7,7 @@ from server.settings import DEFAULT_BUDGETS, SettingsError, load_settings
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch):
-    for name in ("HOST", "PORT", "API_KEY", "MODEL", "CONFIG"):
+    for name in ("HOST", "PORT", "API_KEY", "MODEL", "CONFIG", "DISK_CACHE"):
         monkeypatch.delenv(f"MXSERVE_{name}", raising=False)
 
 
@@ -48,6 +48,44 @@ def test_sizes(text, size):
     assert load_settings({"cache_bytes": text}).cache_bytes == size
 
 
+def test_the_cache_follows_memory_unless_told():
+    assert load_settings().cache_bytes is None
+    assert load_settings({"cache_bytes": "auto"}).engine().prompt_cache_bytes is None
+    assert load_settings({"cache_bytes": "1GiB"}).engine().prompt_cache_bytes == 2**30
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("0.2", 0.2), ("80ms", 0.08), ("1.5 s", 1.5)])
+def test_the_gap_in_seconds_or_milliseconds(text, seconds):
+    assert load_settings({"target_gap": text}).engine().target_gap_s == pytest.approx(seconds)
+
+
+def test_what_the_engine_is_told():
+    flags = {
+        "max_batch": "4",
+        "max_queue": "5",
+        "request_timeout": "6",
+        "deterministic": True,
+        "watchdog": "7",
+        "disk_cache_bytes": "8GB",
+    }
+    engine = load_settings(flags).engine()
+    assert (engine.max_batch, engine.max_queue, engine.request_timeout) == (4, 5, 6.0)
+    assert (engine.deterministic, engine.watchdog_s) == (True, 7.0)
+    assert engine.disk_cache_bytes == 8 * 10**9
+
+
+def test_the_disk_cache_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load_settings({"disk_cache": "~/kv"}).engine().disk_cache == tmp_path / "kv"
+
+
+@pytest.mark.parametrize(
+    "flags", [{"disk_cache": "off"}, {"disk_cache_bytes": "0"}, {"cache_bytes": "0"}]
+)
+def test_the_disk_cache_off(flags):
+    assert load_settings(flags).engine().disk_cache is None
+
+
 def test_lists_from_the_environment(monkeypatch):
     monkeypatch.setenv("MXSERVE_ALLOWED_HOSTS", "a.local, b.local")
     assert load_settings().allowed_hosts == ["a.local", "b.local"]
@@ -68,6 +106,12 @@ def test_lists_from_the_environment(monkeypatch):
         ({"api_key": "a b"}, "api_key: "),
         ({"api_key": ""}, "api_key: "),
         ({"ping_interval": "0"}, "ping_interval: "),
+        ({"max_batch": "0"}, "max_batch: "),
+        ({"target_gap": "0ms"}, "target_gap: "),
+        ({"target_gap": "fast"}, "target_gap: "),
+        ({"disk_cache_bytes": "-1"}, "disk_cache_bytes: "),
+        ({"watchdog": "0"}, "watchdog: "),
+        ({"drain_timeout": "-1"}, "drain_timeout: "),
         ({"config": "nowhere.toml"}, "nowhere.toml"),
         ({"prot": "1"}, "prot: "),
     ],

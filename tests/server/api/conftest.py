@@ -18,6 +18,7 @@ from server.app import create_app
 from server.engine import GenerationDefaults, GenerationRequest, Health, ModelInfo
 from server.engine.errors import EngineError
 from server.engine.events import (
+    CacheReport,
     ContentDelta,
     Event,
     Finished,
@@ -34,6 +35,9 @@ from server.settings import Settings
 INFO = ModelInfo("served/name", 4096, 1_700_000_000, True, GenerationDefaults(0.7, 0.8, 20, 0.0))
 
 
+CACHE = CacheReport(reused=7, prefilled=4, common=8, message=2, change="user message")
+
+
 def finished(choice: int = 0, reason: Any = "stop", **usage: Any) -> Finished:
     counts = {
         "prompt_tokens": 11,
@@ -47,7 +51,7 @@ def finished(choice: int = 0, reason: Any = "stop", **usage: Any) -> Finished:
 
 def answer() -> list[Any]:
     return [
-        Started(11, 7),
+        Started(11, 7, CACHE),
         PrefillProgress(11, 11),
         ReasoningDelta(0, "France, so "),
         ReasoningDelta(0, "Paris."),
@@ -59,7 +63,7 @@ def answer() -> list[Any]:
 
 def tool_answer() -> list[Any]:
     return [
-        Started(11, 7),
+        Started(11, 7, CACHE),
         ToolCallDelta(0, 0, "call_a", "get_weather", ""),
         ToolCallDelta(0, 0, None, None, '{"city": '),
         ToolCallDelta(0, 0, None, None, '"Oslo"}'),
@@ -106,7 +110,19 @@ class ScriptedEngine:
         return INFO
 
     def health(self) -> Health:
-        return Health(self.status, 0, 0, None, 0, 0, INFO, self.reason)
+        return Health(
+            status=self.status,
+            active=3,
+            queued=2,
+            last_step_age_s=0.25,
+            cache_bytes=1000,
+            cache_entries=5,
+            model=INFO,
+            reason=self.reason,
+            slots=16,
+            memory={"active_bytes": 10, "peak_bytes": 20, "limit_bytes": 30},
+            disk_cache_bytes=4000,
+        )
 
     async def submit(self, request: GenerationRequest) -> ScriptedStream:
         self.loop = asyncio.get_running_loop()

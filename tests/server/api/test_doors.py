@@ -86,7 +86,8 @@ def test_key(launch):
         assert client.post("/v1/chat/completions", headers=headers).status_code == 401
     for headers in ({"Authorization": "bearer s3cret"}, {"x-api-key": "s3cret"}):
         assert client.get("/v1/models", headers=headers).status_code == 200
-    assert client.get("/health/live").status_code == 200
+    for probe in ("/health/live", "/health/ready"):
+        assert client.get(probe).status_code == 200
 
 
 def test_any_key_will_do_when_none_is_set(served):

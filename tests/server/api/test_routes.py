@@ -47,12 +47,38 @@ def test_healthy(served):
     assert response.json()["model"] == SERVED
 
 
+def test_health_has_the_figures(served):
+    body = served.http.get("/health").json()
+    assert body.pop("version")
+    assert body == {
+        "status": "ok",
+        "reason": None,
+        "model": SERVED,
+        "active": 3,
+        "queued": 2,
+        "slots": 16,
+        "last_step_age_s": 0.25,
+        "memory": {"active_bytes": 10, "peak_bytes": 20, "limit_bytes": 30},
+        "cache_bytes": 1000,
+        "cache_entries": 5,
+        "disk_cache_bytes": 4000,
+    }
+
+
+def test_ready_tells_the_status_only(served):
+    response = served.http.get("/health/ready")
+    assert (response.status_code, response.json()) == (200, {"status": "ok"})
+    assert served.http.head("/health/ready").status_code == 200
+
+
 @pytest.mark.parametrize("status", ["loading", "draining", "dead"])
 def test_unhealthy(served, status):
     served.engine.status, served.engine.reason = status, "because"
     response = served.http.get("/health")
     assert response.status_code == 503
     assert (response.json()["status"], response.json()["reason"]) == (status, "because")
+    ready = served.http.get("/health/ready")
+    assert (ready.status_code, ready.json()) == (503, {"status": status})
     assert served.http.get("/health/live").status_code == 200
 
 
