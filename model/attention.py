@@ -99,13 +99,13 @@ class Attention:
         return self._output(attended, gate), KVBuffers(keys, values, kv.tail_keys, kv.tail_values)
 
     def step(
-        self, x: mx.array, kv: KVBuffers, body_length: mx.array, tail_length: mx.array
+        self, x: mx.array, kv: KVBuffers, body_lengths: mx.array, tail_length: mx.array
     ) -> tuple[mx.array, KVBuffers]:
-        """One token x [B, 1, hidden]; lengths are int32 scalars (arrays: mx.compile would bake an
-        int into the graph).
+        """One token of each row x [B, 1, hidden]. `body_lengths` int32 [B] and `tail_length`, an
+        int32 scalar, are arrays: mx.compile would bake an int into the graph.
         """
         B = x.shape[0]
-        q, k, v, gate = self._project(x, body_length + tail_length)
+        q, k, v, gate = self._project(x, body_lengths + tail_length)
         start = tail_length.reshape(1)
         tail_keys = mx.slice_update(kv.tail_keys, k, start, axes=(2,))
         tail_values = mx.slice_update(kv.tail_values, v, start, axes=(2,))
@@ -114,7 +114,8 @@ class Attention:
         scores = [_masked_scores(grouped, tail_keys, tail_length + 1)]
         capacity = kv.body_keys.shape[2]
         if capacity:
-            scores.insert(0, _masked_scores(grouped, kv.body_keys, body_length))
+            lengths = body_lengths[:, None, None, None]
+            scores.insert(0, _masked_scores(grouped, kv.body_keys, lengths))
         weights = mx.softmax(mx.concatenate(scores, axis=-1), axis=-1, precise=True)
         weights = weights.astype(x.dtype)
         attended = weights[..., capacity:] @ tail_values
@@ -126,6 +127,8 @@ class Attention:
 
 
 def _masked_scores(queries: mx.array, keys: mx.array, length: mx.array) -> mx.array:
-    """queries [B, K, G, D] · keys [B, K, N, D] -> [B, K, G, N], -inf at and past `length`."""
+    """queries [B, K, G, D] · keys [B, K, N, D] -> [B, K, G, N], -inf at and past `length`, a
+    scalar or [B, 1, 1, 1].
+    """
     scores = queries @ keys.swapaxes(-1, -2)
     return mx.where(mx.arange(keys.shape[2]) < length, scores, -mx.inf)

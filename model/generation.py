@@ -1,8 +1,8 @@
-"""One running sequence: its state, its sampler row, its pipelined decode step.
+"""One sequence: its tokens, its state, its sampler.
 
 Knows nothing of text, stop strings or budgets. Every call comes from the thread that loaded the
-model. A step is queued before the token of the step before it is read, so the device never waits
-for Python.
+model. It decodes alone, by `step`, or with others, as a member of a `Decoder`; either way a step is
+queued before the token of the step before it is read, so the device never waits for Python.
 """
 
 from __future__ import annotations
@@ -13,36 +13,33 @@ from dataclasses import replace
 
 import mlx.core as mx
 
-from model.sampler import Variant, count_fed, sampler_row
+from model.lane import Lane, Row
+from model.sampler import SamplerRow
 from model.sampling import SamplingParams
 from model.state import KVSpan, RecurrentSnapshot, SequenceState
 from model.steps import Steps
 
 
 class Generation:
-    """A sequence being prefilled and then decoded. After `step()` returned a token, the state has
-    been fed that token.
+    """A sequence being prefilled and then decoded. `row` is what steps; `lane` is where it steps
+    now, None while it does not decode.
     """
 
     def __init__(self, steps: Steps, sampling: SamplingParams):
         self._steps = steps
         self._sampling = sampling
-        self._variant = Variant.of(sampling)
-        self._state = SequenceState(steps.network.config, steps.network.dtype)
-        self._tokens: list[int] = []
-        self._next: mx.array | None = None  # [1]: sampled after the last fed token, maybe unread
-        self._constants: dict[str, mx.array] = {}
-        self._moving: dict[str, mx.array] = {}
+        self.row = Row(SequenceState(steps.network.config, steps.network.dtype))
+        self.lane: Lane | None = None
 
     @property
     def tokens(self) -> list[int]:
         """Ids fed so far, prompt and generated."""
-        return list(self._tokens)
+        return list(self.row.tokens)
 
     @property
     def position(self) -> int:
         """Number of tokens fed so far."""
-        return len(self._tokens)
+        return len(self.row.tokens)
 
     def restore(
         self, spans: Sequence[KVSpan], recurrent: RecurrentSnapshot, tokens: Sequence[int]
@@ -52,15 +49,22 @@ class Generation:
         """
         if len(tokens) != recurrent.position:
             raise ValueError(f"{len(tokens)} tokens, but a snapshot at {recurrent.position}")
-        self._state.restore(spans, recurrent)
-        self._tokens = list(tokens)
+        self.row.state.restore(spans, recurrent)
+        self.row.tokens = list(tokens)
+
+    def fork(self, sampling: SamplingParams) -> Generation:
+        """Another generation that goes on from here; nothing is copied. Not while decoding."""
+        self._rest()
+        other = Generation(self._steps, sampling)
+        other.row = Row(self.row.state.fork(), list(self.row.tokens))
+        return other
 
     def resume(self, sampling: SamplingParams) -> None:
         """Ends the answer: what was sampled but not returned is dropped, and a next turn may be
         prefilled after the fed tokens, to be decoded with `sampling`."""
+        self._rest()
         self._sampling = sampling
-        self._variant = Variant.of(sampling)
-        self._next = None
+        self.row = Row(self.row.state, self.row.tokens)
 
     def prefill(self, tokens: Sequence[int]) -> None:
         """Feeds tokens and waits for the device. Long prompts come in several calls: between them
@@ -68,80 +72,80 @@ class Generation:
         """
         if not tokens:
             return
-        self._steps.prefill(self._state, list(tokens))
-        self._tokens.extend(tokens)
-        layers = self._state.layers
-        mx.eval(layers.bodies(), layers.moving())
+        self._rest()
+        state = self.row.state
+        self._steps.prefill(state, list(tokens))
+        self.row.tokens.extend(tokens)
+        mx.eval(state.layers.bodies(), state.layers.moving())
+
+    def begin(self, token: int) -> None:
+        """Makes ready to decode: the prompt's last `token` is fed by the first step, and what is
+        sampled after it is the first one returned."""
+        sampling = self._sampling
+        if sampling.seed is None:
+            sampling = replace(sampling, seed=random.getrandbits(32))
+        vocabulary = self._steps.network.config.vocab_size
+        row = self.row
+        row.sampler = SamplerRow.of(sampling, vocabulary, [*row.tokens, token])
+        row.sampled = None
+        row.forced.append((token, False))
 
     def step(self, token: int | None = None) -> int:
-        """Returns the next token id, or -1 if the logits were not finite; the step after it is
-        queued already.
+        """Decodes alone. Returns the next token id, or -1 if the logits were not finite; the step
+        after it is queued already, so what is returned has been fed.
 
         The first call passes the prompt's last token (prefill fed all before it); later ones pass
         nothing.
         """
         if token is not None:
-            self._start(token)
-        if self._next is None:
-            raise ValueError("the first step needs the prompt's last token")
-        current = self._next
-        self._queue(current, generated=True)
-        value = int(current.tolist()[0])  # type: ignore[index]
-        self._tokens.append(value)
-        return value
+            self.begin(token)
+        if self.lane is None:
+            lane = Lane(self._steps)
+            lane.join(self.row)
+            self.lane = lane
+        while True:
+            (value,) = self.lane.step()
+            if value is not None:
+                return value
 
     def force(self, tokens: Sequence[int]) -> None:
-        """Feeds `tokens` after the last returned one in place of what was sampled there; step()
-        goes on after them.
+        """Feeds `tokens` after the last returned one in place of what was sampled there, one in
+        each step; the next token returned comes after them.
         """
-        if not tokens:
-            return
-        self._next = None
-        self.prefill(tokens[:-1])
-        for token in tokens[:-1]:
-            self._moving = count_fed(self._moving, mx.array([token]), mx.array(1))
-        self._queue(mx.array([tokens[-1]], mx.int32), generated=True)
-        self._tokens.append(tokens[-1])
+        self.row.forced.extend((token, True) for token in tokens)
 
     def settle(self) -> None:
-        """Waits until the state holds exactly `tokens`."""
-        layers = self._state.layers
+        """Stops decoding and waits until the state holds exactly `tokens`."""
+        self._rest()
+        layers = self.row.state.layers
         mx.eval(layers.bodies(), layers.moving())
 
     def span(self, start: int, end: int) -> KVSpan:
-        """KV of the fed tokens [start, end), in memory of its own."""
+        """KV of the fed tokens [start, end), in memory of its own. Not while decoding with others.
+        Raises FloatingPointError when it is not finite.
+        """
         if not 0 <= start <= end <= self.position:
             raise ValueError(f"span [{start}, {end}) of {self.position} tokens")
-        return self._state.span(start, end)
+        self._rest()
+        return self.row.state.span(start, end)
 
     def recurrent(self) -> RecurrentSnapshot:
-        """The recurrent state after all fed tokens, in memory of its own."""
-        return self._state.recurrent()
+        """The recurrent state after all fed tokens, in memory of its own. Not while decoding with
+        others. Raises FloatingPointError when it is not finite.
+        """
+        self._rest()
+        return self.row.state.recurrent()
 
     def release(self) -> None:
         """Drops every array; the generation cannot go on."""
-        self._next = None
-        self._constants, self._moving = {}, {}
-        self._state = SequenceState(self._steps.network.config, self._steps.network.dtype)
-        self._tokens = []
+        self.lane = None
+        self.row = Row(SequenceState(self._steps.network.config, self._steps.network.dtype))
 
-    def _start(self, token: int) -> None:
-        vocabulary = self._steps.network.config.vocab_size
-        sampling = self._sampling
-        if sampling.seed is None:
-            sampling = replace(sampling, seed=random.getrandbits(32))
-        row = sampler_row(sampling, vocabulary, [*self._tokens, token])
-        self._constants, self._moving = row.constants, row.moving
-        self._queue(mx.array([token], mx.int32), generated=False)
-        self._tokens.append(token)
-
-    def _queue(self, token: mx.array, *, generated: bool) -> None:
-        self._next, self._moving, _ = self._steps.decode(
-            self._variant,
-            token,
-            self._state,
-            self._constants,
-            self._moving,
-            generated=generated,
-        )
-        mx.async_eval(self._next)
+    def _rest(self) -> None:
+        """Takes the state back from the lane it decodes in alone."""
+        if self.lane is None:
+            return
+        if len(self.lane.rows) > 1:
+            raise RuntimeError("the generation decodes with others; let it leave first")
+        self.lane.leave(self.row)
+        self.lane = None

@@ -15,10 +15,12 @@ import mlx.core as mx
 from model import device as devices
 from model.checkpoint import dequantize_fits, load_weights
 from model.config import ModelConfig, read_config
+from model.decoder import Decoder
 from model.errors import CheckpointError
 from model.generation import Generation
+from model.lane_state import LaneState
 from model.network import Network
-from model.sampler import Variant, sampler_row
+from model.sampler import Variant
 from model.sampling import SamplingParams
 from model.state import SequenceState
 from model.steps import Steps
@@ -55,6 +57,10 @@ class Model:
         """A fresh sequence."""
         return Generation(self.steps, sampling)
 
+    def decoder(self, *, alone: bool = False) -> Decoder:
+        """Steps many generations at once; with `alone` each by itself, one after another."""
+        return Decoder(self.steps, alone=alone)
+
     def logits(
         self, tokens: Sequence[int], *, chunks: Sequence[int] | None = None, decode: int = 0
     ) -> mx.array:
@@ -73,45 +79,41 @@ class Model:
             rows.append(self.network.logits(self.steps.prefill(state, chunk))[0])
             start += len(chunk)
         variant = Variant(greedy=True, filtered=False, penalised=False, with_logits=True)
+        lane, of_prompt = LaneState([state]), mx.array([0], mx.int32)
         for token in ids[prefilled:]:
             fed = mx.array([token], mx.int32)
-            _, _, logits = self.steps.decode(variant, fed, state, {}, {}, generated=False)
+            _, _, logits = self.steps.decode(variant, fed, lane, {}, {}, of_prompt)
             assert logits is not None  # noqa: S101 - the variant asked for them
             rows.append(logits)
             mx.eval(logits)
         return mx.concatenate(rows, axis=0)
 
     def warm_up(self, report: Callable[[str], None] = log.info) -> None:
-        """Compiles the steps that first requests will use."""
+        """Compiles the steps that first requests will use, alone and in company."""
         begin = time.monotonic()
-        for sampling in (
-            SamplingParams(temperature=0.0),
-            SamplingParams(temperature=1.0),
-            SamplingParams(temperature=1.0, top_p=0.9, top_k=20),
-        ):
+        greedy = SamplingParams(temperature=0.0)
+        filtered = SamplingParams(temperature=1.0, top_p=0.9, top_k=20)
+        for sampling in (greedy, SamplingParams(temperature=1.0), filtered):
             for length in WARM_UP_LENGTHS:
-                generation = self.generation(sampling)
-                generation.prefill([0] * length)
-                for _ in range(2):
-                    generation.step(None if generation.position > length else 0)
-                generation.settle()
-        self._warm_penalties()
+                self._warm(length, sampling)
+        self._warm(1, SamplingParams(temperature=1.0, top_p=0.9, presence_penalty=0.5))
+        self._warm(1, filtered, filtered)
+        self._warm(1, filtered, greedy)
         kind = "compiled" if self.steps.compiled else "uncompiled"
         report(f"{kind} decode steps ready after {time.monotonic() - begin:.1f} s")
 
-    def _warm_penalties(self) -> None:
-        sampling = SamplingParams(temperature=1.0, top_p=0.9, presence_penalty=0.5)
-        row = sampler_row(sampling, self.config.vocab_size, [0])
-        state = SequenceState(self.config, self.network.dtype)
-        token, moving, _ = self.steps.decode(
-            Variant.of(sampling),
-            mx.array([0], mx.int32),
-            state,
-            row.constants,
-            row.moving,
-            generated=False,
-        )
-        mx.eval(token, moving)
+    def _warm(self, length: int, *rows: SamplingParams) -> None:
+        """Two steps of `rows` after `length` tokens."""
+        decoder = self.decoder()
+        for sampling in rows:
+            generation = self.generation(sampling)
+            generation.prefill([0] * length)
+            decoder.join(generation, 0)
+        for _ in range(2):
+            decoder.step()
+        for generation in decoder.members:
+            decoder.leave(generation)
+            generation.settle()
 
 
 def load_model(

@@ -42,9 +42,10 @@ class Layer:
     def mixer_input(self, x: mx.array) -> mx.array:
         return mx.fast.rms_norm(x, self.input_norm, self.eps)
 
-    def after_mixer(self, x: mx.array, mixed: mx.array) -> mx.array:
+    def after_mixer(self, x: mx.array, mixed: mx.array, *, decode: bool = False) -> mx.array:
         h = x + mixed
-        return h + self.experts(mx.fast.rms_norm(h, self.post_attention_norm, self.eps))
+        normed = mx.fast.rms_norm(h, self.post_attention_norm, self.eps)
+        return h + self.experts(normed, decode=decode)
 
 
 class Network:
@@ -76,7 +77,7 @@ class Network:
         hidden], new states.
         """
         x = self.embed_tokens(tokens)
-        updated = states.empty_like()
+        updated = LayerStates()
         for layer in self.layers:
             h = layer.mixer_input(x)
             if isinstance(layer.mixer, Attention):
@@ -88,20 +89,22 @@ class Network:
         return x, updated
 
     def step(
-        self, token: mx.array, states: LayerStates, body_length: mx.array, tail_length: mx.array
+        self, token: mx.array, states: LayerStates, body_lengths: mx.array, tail_length: mx.array
     ) -> tuple[mx.array, LayerStates]:
-        """One token [B] -> hidden [B, 1, hidden] and new states; lengths are int32 scalars."""
+        """One token of each row [B] -> hidden [B, 1, hidden] and new states; `body_lengths` int32
+        [B], `tail_length` an int32 scalar.
+        """
         x = self.embed_tokens(token[:, None])
-        updated = states.empty_like()
+        updated = LayerStates()
         for layer in self.layers:
             h = layer.mixer_input(x)
             if isinstance(layer.mixer, Attention):
                 kv = states.kv[len(updated.kv)]
-                mixed, kv = layer.mixer.step(h, kv, body_length, tail_length)
+                mixed, kv = layer.mixer.step(h, kv, body_lengths, tail_length)
                 updated.kv.append(kv)
             else:
                 mixed = _mix_recurrent(layer.mixer, h, states, updated)
-            x = layer.after_mixer(x, mixed)
+            x = layer.after_mixer(x, mixed, decode=True)
         return x, updated
 
     def logits(self, hidden: mx.array) -> mx.array:

@@ -1,12 +1,15 @@
 """The sampler inside the compiled decode step: one vectorised function over the rows of a batch.
 
-Only what a request asked for is computed: the variant (greedy, filtered, penalised) is fixed when
-the step is compiled. Shapes: B rows, V vocabulary. Order: penalties and bias, temperature, top_k,
-top_p, min_p, then a Gumbel-argmax draw.
+Only what some row asked for is computed: the variant (greedy, filtered, penalised) is fixed when
+the step is compiled, and rows that asked for less carry values that change nothing. A row's draws
+depend on its own key and its own logits alone, so it samples the same in any batch. Order:
+penalties and bias, temperature, top_k, top_p, min_p, then a Gumbel-argmax draw. Shapes: B rows, V
+vocabulary.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,92 +17,138 @@ import mlx.core as mx
 
 from model.sampling import SamplingParams
 
+Arrays = dict[str, mx.array]
+
 
 class Variant(NamedTuple):
-    """What a compiled step computes. `with_logits` adds the row's logits to its outputs (tests,
-    scoring).
+    """What a compiled step computes. `mixed`: some rows are greedy, others are not. `with_logits`
+    adds the rows' logits to its outputs (tests, scoring).
     """
 
     greedy: bool
     filtered: bool
     penalised: bool
+    mixed: bool = False
     with_logits: bool = False
 
     @staticmethod
-    def of(params: SamplingParams) -> Variant:
-        return Variant(params.greedy, params.filtered, params.penalised)
+    def of(*rows: SamplingParams) -> Variant:
+        """The least that serves all of `rows`."""
+        greedy = all(row.greedy for row in rows)
+        return Variant(
+            greedy,
+            any(row.filtered for row in rows),
+            any(row.penalised for row in rows),
+            mixed=not greedy and any(row.greedy for row in rows),
+        )
 
 
 @dataclass(slots=True)
 class SamplerRow:
-    """Arrays of one row. `constants` never change; `moving` are replaced by every step."""
+    """One sequence's sampler. `key` [1, 2] is None for a greedy row; `counts` int32, `in_prompt`
+    bool and `bias` float32, all [1, V], are None for a row without penalties.
+    """
 
-    constants: dict[str, mx.array]
-    moving: dict[str, mx.array]
+    params: SamplingParams
+    key: mx.array | None = None
+    counts: mx.array | None = None
+    in_prompt: mx.array | None = None
+    bias: mx.array | None = None
+
+    @staticmethod
+    def of(params: SamplingParams, vocab_size: int, seen: Iterable[int]) -> SamplerRow:
+        """A fresh row. `seen` are the prompt's token ids, for the repetition penalty."""
+        row = SamplerRow(params)
+        if not params.greedy:
+            row.key = mx.random.key(0 if params.seed is None else params.seed)[None]
+        if params.penalised:
+            bias, prompt = [0.0] * vocab_size, [False] * vocab_size
+            for token, value in params.logit_bias.items():
+                bias[token] = value
+            for token in seen:
+                prompt[token] = True
+            row.bias = mx.array([bias], mx.float32)
+            row.in_prompt = mx.array([prompt], mx.bool_)
+            row.counts = mx.zeros((1, vocab_size), mx.int32)
+        return row
+
+    def take(self, moving: Arrays, index: int) -> None:
+        """Takes back what the steps of a batch moved."""
+        if self.key is not None:
+            self.key = moving["key"][index : index + 1]
+        if self.counts is not None:
+            self.counts = moving["counts"][index : index + 1]
 
 
-def sampler_row(params: SamplingParams, vocab_size: int, seen: list[int]) -> SamplerRow:
-    """Arrays for B = 1. `seen` are the prompt's token ids, for the repetition penalty."""
-    constants: dict[str, mx.array] = {}
-    moving: dict[str, mx.array] = {}
-    if not params.greedy:
-        constants["temperature"] = mx.array([params.temperature], mx.float32)
-        moving["key"] = mx.random.key(0 if params.seed is None else params.seed)
-    if params.filtered:
-        constants["top_k"] = mx.array([params.top_k or vocab_size], mx.int32)
-        constants["top_p"] = mx.array([params.top_p], mx.float32)
-        constants["min_p"] = mx.array([params.min_p], mx.float32)
-    if params.penalised:
+def gather(rows: Sequence[SamplerRow], vocab_size: int) -> tuple[Variant, Arrays, Arrays]:
+    """The rows as one batch: its variant, the arrays that stay and those that steps replace."""
+    variant = Variant.of(*(row.params for row in rows))
+    params = [row.params for row in rows]
+    constants: Arrays = {}
+    moving: Arrays = {}
+
+    def floats(name: str) -> mx.array:
+        return mx.array([getattr(p, name) for p in params], mx.float32)
+
+    if not variant.greedy:
+        constants["temperature"] = mx.array([p.temperature or 1.0 for p in params], mx.float32)
+        none = mx.zeros((1, 2), mx.uint32)
+        moving["key"] = mx.concatenate([none if row.key is None else row.key for row in rows])
+    if variant.mixed:
+        constants["greedy"] = mx.array([p.greedy for p in params])
+    if variant.filtered:
+        constants["top_k"] = mx.array([p.top_k or vocab_size for p in params], mx.int32)
+        constants["top_p"], constants["min_p"] = floats("top_p"), floats("min_p")
+    if variant.penalised:
         for name in ("presence_penalty", "frequency_penalty", "repetition_penalty"):
-            constants[name] = mx.array([getattr(params, name)], mx.float32)
-        bias, prompt = [0.0] * vocab_size, [False] * vocab_size
-        for token, value in params.logit_bias.items():
-            bias[token] = value
-        for token in seen:
-            prompt[token] = True
-        constants["bias"] = mx.array([bias], mx.float32)
-        constants["in_prompt"] = mx.array([prompt], mx.bool_)
-        moving["counts"] = mx.zeros((1, vocab_size), mx.int32)
-    return SamplerRow(constants, moving)
+            constants[name] = floats(name)
+        for name, dtype in (("bias", mx.float32), ("in_prompt", mx.bool_), ("counts", mx.int32)):
+            blank = mx.zeros((1, vocab_size), dtype)
+            parts = [getattr(row, name) for row in rows]
+            joined = mx.concatenate([blank if part is None else part for part in parts])
+            (moving if name == "counts" else constants)[name] = joined
+    return variant, constants, moving
 
 
-def count_fed(
-    moving: dict[str, mx.array], token: mx.array, generated: mx.array
-) -> dict[str, mx.array]:
-    """Adds the token being fed [B] to the counts; `generated` (int32, 0 or 1) is 0 for a prompt
-    token.
+def count_fed(moving: Arrays, token: mx.array, generated: mx.array) -> Arrays:
+    """Adds the tokens being fed [B] to the counts; `generated` [B] (int32, 0 or 1) is 0 where the
+    token belongs to the prompt.
     """
     if "counts" not in moving:
         return moving
     counts = moving["counts"]
     vocabulary = mx.arange(counts.shape[-1])
-    return {**moving, "counts": counts + (vocabulary == token[:, None]) * generated}
+    fed = (vocabulary == token[:, None]) * generated[:, None]
+    return {**moving, "counts": counts + fed}
 
 
 def sample(
-    logits: mx.array, variant: Variant, constants: dict[str, mx.array], moving: dict[str, mx.array]
-) -> tuple[mx.array, dict[str, mx.array]]:
+    logits: mx.array, variant: Variant, constants: Arrays, moving: Arrays
+) -> tuple[mx.array, Arrays]:
     """logits [B, V] float32 -> token ids [B] int32 (-1 where the logits are not finite) and the
     moved arrays.
     """
     finite = mx.isfinite(logits.max(axis=-1))
     if variant.penalised:
         logits = _penalise(logits, constants, moving)
-    if variant.greedy:
-        return mx.where(finite, mx.argmax(logits, axis=-1).astype(mx.int32), -1), moving
-    carried, key = mx.random.split(moving["key"], 2)
-    moving = {**moving, "key": carried}
+    best = mx.argmax(logits, axis=-1) if variant.greedy or variant.mixed else None
+    if variant.greedy and best is not None:
+        return mx.where(finite, best.astype(mx.int32), -1), moving
+    keys = mx.vmap(lambda key: mx.random.split(key, 2))(moving["key"])  # [B, 2, 2]
+    moving = {**moving, "key": keys[:, 0]}
+    vocabulary = logits.shape[-1]
+    noise = mx.vmap(lambda key: mx.random.gumbel((vocabulary,), key=key))(keys[:, 1])
     logits = logits / constants["temperature"][:, None]
     if variant.filtered:
-        token = _draw_filtered(logits, constants, key)
+        token = _draw_filtered(logits, constants, noise)
     else:
-        token = mx.argmax(logits + mx.random.gumbel(logits.shape, key=key), axis=-1)
+        token = mx.argmax(logits + noise, axis=-1)
+    if best is not None:
+        token = mx.where(constants["greedy"], best, token)
     return mx.where(finite, token.astype(mx.int32), -1), moving
 
 
-def _penalise(
-    logits: mx.array, constants: dict[str, mx.array], moving: dict[str, mx.array]
-) -> mx.array:
+def _penalise(logits: mx.array, constants: Arrays, moving: Arrays) -> mx.array:
     counts = moving["counts"]
     generated = counts > 0
     repetition = constants["repetition_penalty"][:, None]
@@ -110,22 +159,22 @@ def _penalise(
     return logits + constants["bias"]
 
 
-def _draw_filtered(logits: mx.array, constants: dict[str, mx.array], key: mx.array) -> mx.array:
-    """One sort serves the three filters; the draw happens among the sorted logits."""
+def _draw_filtered(logits: mx.array, constants: Arrays, noise: mx.array) -> mx.array:
+    """One sort serves the three filters; the draw happens among the sorted logits, each with the
+    noise of its own token, so that filters that keep everything change nothing."""
     order = mx.argsort(-logits, axis=-1)
     ranked = mx.take_along_axis(logits, order, axis=-1)
-    top_k = mx.arange(ranked.shape[-1]) < constants["top_k"][:, None]
-    ranked = mx.where(top_k, ranked, -mx.inf)
+    rank = mx.arange(ranked.shape[-1])
+    ranked = mx.where(rank < constants["top_k"][:, None], ranked, -mx.inf)
     probabilities = mx.softmax(ranked, axis=-1)
     before = mx.cumsum(probabilities, axis=-1) - probabilities
-    # The first token to reach top_p stays in; rank 0 always does.
-    kept = (before < constants["top_p"][:, None]) & (
+    top_p = constants["top_p"][:, None]
+    # The first token to reach top_p stays in; rank 0 always does. Rounding may take the sum of all
+    # before the last ones to 1, so 1 is off by itself.
+    kept = ((before < top_p) | (top_p >= 1)) & (
         probabilities >= constants["min_p"][:, None] * probabilities[:, :1]
     )
-    kept = kept | (mx.arange(ranked.shape[-1]) == 0)
-    drawn = mx.argmax(
-        mx.where(kept, ranked, -mx.inf) + mx.random.gumbel(ranked.shape, key=key),
-        axis=-1,
-        keepdims=True,
-    )
+    kept = kept | (rank == 0)
+    noise = mx.take_along_axis(noise, order, axis=-1)
+    drawn = mx.argmax(mx.where(kept, ranked, -mx.inf) + noise, axis=-1, keepdims=True)
     return mx.take_along_axis(order, drawn, axis=-1).squeeze(-1)

@@ -29,8 +29,13 @@ class LayerStates:
     conv_tails: list[mx.array] = field(default_factory=list)
     recurrent: list[mx.array] = field(default_factory=list)
 
-    def empty_like(self) -> LayerStates:
-        return LayerStates()
+    def shared(self) -> LayerStates:
+        """The same arrays in lists of their own; arrays never change, so both can go on."""
+        kv = [
+            KVBuffers(layer.body_keys, layer.body_values, layer.tail_keys, layer.tail_values)
+            for layer in self.kv
+        ]
+        return LayerStates(kv, list(self.conv_tails), list(self.recurrent))
 
     def moving(self) -> list[list[mx.array]]:
         """What a decode step replaces: tails, convolution tails, recurrent matrices."""
@@ -103,6 +108,7 @@ class SequenceState:
         self.dtype = dtype
         self.body_length = 0
         self.tail_length = 0
+        self.borrowed = False  # the arrays are views of a larger stack
         channels = (
             2 * config.linear_num_key_heads * config.linear_key_head_dim
             + config.linear_num_value_heads * config.linear_value_head_dim
@@ -140,9 +146,13 @@ class SequenceState:
     def length(self) -> int:
         return self.body_length + self.tail_length
 
-    @property
-    def tail_full(self) -> bool:
-        return self.tail_length == TAIL
+    def fork(self) -> SequenceState:
+        """A second sequence that goes on from here."""
+        other = SequenceState(self.config, self.dtype)
+        other.body_length, other.tail_length = self.body_length, self.tail_length
+        other.borrowed = self.borrowed
+        other.layers = self.layers.shared()
+        return other
 
     def reserve(self, tokens: int) -> None:
         """Moves the tail into the body and makes room for `tokens` more there."""
@@ -162,10 +172,10 @@ class SequenceState:
         return body
 
     def span(self, start: int, end: int) -> KVSpan:
-        """KV of tokens [start, end), copied out."""
+        """KV of tokens [start, end), copied out. Raises FloatingPointError when not finite."""
         keys = [self._sliced(kv.body_keys, kv.tail_keys, start, end) for kv in self.layers.kv]
         values = [self._sliced(kv.body_values, kv.tail_values, start, end) for kv in self.layers.kv]
-        mx.eval(keys, values)
+        _check_finite([*keys, *values])
         return KVSpan(tuple(keys), tuple(values), end - start)
 
     def _sliced(self, body: mx.array, tail: mx.array, start: int, end: int) -> mx.array:
@@ -176,10 +186,10 @@ class SequenceState:
         return mx.concatenate([in_body, in_tail], axis=2)
 
     def recurrent(self) -> RecurrentSnapshot:
-        """The part that cannot be rewound, copied out."""
+        """The part that cannot be rewound, copied out. Raises FloatingPointError if not finite."""
         conv = [mx.contiguous(a + 0) for a in self.layers.conv_tails]
         recurrent = [a + 0 for a in self.layers.recurrent]
-        mx.eval(conv, recurrent)
+        _check_finite([*conv, *recurrent])
         return RecurrentSnapshot(tuple(conv), tuple(recurrent), self.length)
 
     def restore(self, spans: Sequence[KVSpan], snapshot: RecurrentSnapshot) -> None:
@@ -202,3 +212,12 @@ class SequenceState:
         self.layers.conv_tails = list(snapshot.conv_tails)
         self.layers.recurrent = list(snapshot.recurrent)
         self.body_length = length
+
+
+def _check_finite(arrays: list[mx.array]) -> None:
+    """Evaluates `arrays`; what is not finite must never be kept for later."""
+    sums = mx.stack([array.sum().astype(mx.float32) for array in arrays])
+    finite = mx.isfinite(sums).all()
+    mx.eval(arrays, finite)
+    if not finite.item():
+        raise FloatingPointError("the state is not finite")

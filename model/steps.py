@@ -1,9 +1,9 @@
-"""The two ways a sequence advances: an eager prefill chunk, and one decode step compiled as a whole
-by mx.compile.
+"""The two ways a sequence advances: an eager prefill chunk, and one decode step of all rows of a
+lane, compiled as a whole by mx.compile.
 
-A compiled step takes the fed token, the state's arrays, lengths as arrays and the sampler's row,
-and returns the next token and the moved arrays. It is traced once per (KV bucket, sampler variant):
-lengths never enter the graph as numbers.
+A compiled step takes the fed tokens, the lane's arrays, lengths as arrays and the samplers' arrays,
+and returns the next tokens and the moved arrays. It is traced once per (rows, KV bucket, sampler
+variant): lengths never enter the graph as numbers.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from typing import Any
 
 import mlx.core as mx
 
+from model.lane_state import LaneState
 from model.network import Network
-from model.sampler import Variant, count_fed, sample
+from model.sampler import Arrays, Variant, count_fed, sample
 from model.state import LayerStates, SequenceState
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ class Steps:
         self.compiled = compiler_available(on_gpu=on_gpu)
         if not self.compiled:
             log.warning("no C++ compiler found: decode steps run uncompiled, which is slower")
-        self._functions: dict[Variant, StepFunction] = {}
+        self._functions: dict[tuple[Variant, int, int], StepFunction] = {}
 
     def prefill(self, state: SequenceState, tokens: list[int]) -> mx.array:
         """Feeds a chunk; returns its hidden states [1, T, hidden], not evaluated."""
@@ -51,57 +52,56 @@ class Steps:
     def decode(
         self,
         variant: Variant,
-        token: mx.array,
-        state: SequenceState,
-        constants: dict[str, mx.array],
-        moving: dict[str, mx.array],
-        *,
-        generated: bool,
-    ) -> tuple[mx.array, dict[str, mx.array], mx.array | None]:
-        """Feeds one token [1] and samples the next. Updates the state; nothing is evaluated yet.
+        tokens: mx.array,
+        state: LaneState,
+        constants: Arrays,
+        moving: Arrays,
+        generated: mx.array,
+    ) -> tuple[mx.array, Arrays, mx.array | None]:
+        """Feeds one token per row [B] and samples the next. Updates the state; nothing is evaluated
+        yet.
 
-        `generated` is false when the fed token belongs to the prompt. Returns the next token [1],
-        the sampler's moved arrays, and the logits [1, V] when the variant asks for them.
+        `generated` int32 [B] is 0 where the fed token belongs to the prompt. Returns the next
+        tokens [B], the samplers' moved arrays, and the logits [B, V] when the variant asks for
+        them.
         """
         if state.tail_full:
-            state.reserve(0)
+            state.merge_tails()
         bodies = state.layers.bodies()
-        next_token, layers, moved, logits = self._function(variant)(
-            token,
+        key = variant, state.rows, state.capacity
+        if key not in self._functions:
+            step = self._step(variant)
+            self._functions[key] = mx.compile(step) if self.compiled else step
+        next_tokens, layers, moved, logits = self._functions[key](
+            tokens,
             bodies,
             state.layers.moving(),
-            mx.array(state.body_length, mx.int32),
+            state.lengths(),
             mx.array(state.tail_length, mx.int32),
             constants,
             moving,
-            mx.array(int(generated), mx.int32),
+            generated,
         )
         state.layers = LayerStates.join(bodies, layers)
         state.tail_length += 1
-        return next_token, moved, logits[0] if logits else None
-
-    def _function(self, variant: Variant) -> StepFunction:
-        if variant not in self._functions:
-            step = self._step(variant)
-            self._functions[variant] = mx.compile(step) if self.compiled else step
-        return self._functions[variant]
+        return next_tokens, moved, logits[0] if logits else None
 
     def _step(self, variant: Variant) -> StepFunction:
         def step(
-            token: mx.array,
+            tokens: mx.array,
             bodies: list[list[mx.array]],
             layers: list[list[mx.array]],
-            body_length: mx.array,
+            body_lengths: mx.array,
             tail_length: mx.array,
-            constants: dict[str, mx.array],
-            moving: dict[str, mx.array],
+            constants: Arrays,
+            moving: Arrays,
             generated: mx.array,
-        ) -> tuple[mx.array, list[list[mx.array]], dict[str, mx.array], list[mx.array]]:
-            moving = count_fed(moving, token, generated)
+        ) -> tuple[mx.array, list[list[mx.array]], Arrays, list[mx.array]]:
+            moving = count_fed(moving, tokens, generated)
             states = LayerStates.join(bodies, layers)
-            hidden, states = self.network.step(token, states, body_length, tail_length)
+            hidden, states = self.network.step(tokens, states, body_lengths, tail_length)
             logits = self.network.logits(hidden[:, 0])
-            next_token, moving = sample(logits, variant, constants, moving)
-            return next_token, states.moving(), moving, [logits] if variant.with_logits else []
+            next_tokens, moving = sample(logits, variant, constants, moving)
+            return next_tokens, states.moving(), moving, [logits] if variant.with_logits else []
 
         return step

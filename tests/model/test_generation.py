@@ -117,9 +117,33 @@ def test_forced_tokens_continue_as_if_they_had_been_sampled() -> None:
     generation.prefill(prompt[:-1])
     answer = run(generation, prompt[-1], 4)
     generation.force(forced)
-    assert generation.tokens == [*prompt, *answer, *forced]
     continued = [generation.step() for _ in range(6)]
     assert continued == cold([*prompt, *answer, *forced], 6)
+    assert generation.tokens == [*prompt, *answer, *forced, *continued]
+
+
+def test_a_fork_and_its_origin_go_on_independently() -> None:
+    prompt = tokens_of(15, 50)
+    one = demo().generation(GREEDY)
+    one.prefill(prompt[:-1])
+    two, three = one.fork(GREEDY), one.fork(SAMPLED)
+    assert run(two, prompt[-1], 12) == cold(prompt, 12)
+    assert run(three, prompt[-1], 12) == cold(prompt, 12, SAMPLED)
+    other = [*prompt[:-1], *tokens_of(16, 8)]
+    one.prefill(other[len(prompt) - 1 : -1])
+    assert run(one, other[-1], 12) == cold(other, 12)
+
+
+def test_a_state_that_is_not_finite_is_never_kept() -> None:
+    generation = demo().generation(GREEDY)
+    generation.prefill(tokens_of(17, 10))
+    layers = generation.row.state.layers
+    layers.recurrent[0] = layers.recurrent[0] * mx.nan
+    layers.kv[0].body_keys = layers.kv[0].body_keys * mx.inf
+    with pytest.raises(FloatingPointError):
+        generation.recurrent()
+    with pytest.raises(FloatingPointError):
+        generation.span(0, 10)
 
 
 def test_without_a_seed_draws_differ() -> None:
@@ -133,9 +157,13 @@ def test_forced_tokens_count_for_penalties() -> None:
     generation.prefill(tokens_of(8, 30)[:-1])
     generation.step(tokens_of(8, 30)[-1])
     generation.force([700, 701, 702])
-    assert [int(generation._moving["counts"][0, t]) for t in (700, 701)] == [1, 1]
     generation.step()
-    assert int(generation._moving["counts"][0, 702]) == 1
+    generation.settle()
+    sampler = generation.row.sampler
+    assert sampler is not None
+    assert sampler.counts is not None
+    assert [int(sampler.counts[0, t]) for t in (700, 701, 702)] == [1, 1, 1]
+    assert int(sampler.counts.sum()) == len(generation.tokens) - 30
 
 
 def test_resume_takes_the_next_turn_in_place() -> None:

@@ -5,23 +5,26 @@ from collections import Counter
 import mlx.core as mx
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from model import device  # noqa: F401 - first
-from model.sampler import Variant, count_fed, sample, sampler_row
+from model.sampler import Arrays, SamplerRow, Variant, count_fed, gather, sample
 from model.sampling import SamplingParams
 
 VOCABULARY = 12
 LOGITS = np.array([2.0, 1.5, 1.0, 0.5, 0.0, -0.5, -1.0, -1.0, -2.0, -3.0, -4.0, -5.0], np.float32)
 
 
+def alone(params: SamplingParams, seen: tuple[int, ...] = ()) -> tuple[Variant, Arrays, Arrays]:
+    return gather([SamplerRow.of(params, VOCABULARY, seen)], VOCABULARY)
+
+
 def draws(params: SamplingParams, count: int = 3000, *, seen: tuple[int, ...] = ()) -> Counter[int]:
-    row = sampler_row(params, VOCABULARY, [])
-    moving = row.moving
+    variant, constants, moving = alone(params)
     for token in seen:
-        moving = count_fed(moving, mx.array([token]), mx.array(1))
-    step = mx.compile(
-        lambda logits, moving: sample(logits, Variant.of(params), row.constants, moving)
-    )
+        moving = count_fed(moving, mx.array([token]), mx.array([1]))
+    step = mx.compile(lambda logits, moving: sample(logits, variant, constants, moving))
     tokens = []
     for _ in range(count):
         token, moving = step(mx.array(LOGITS[None]), moving)
@@ -98,21 +101,19 @@ def test_prompt_tokens_count_for_repetition_only() -> None:
         (SamplingParams(temperature=0.0, repetition_penalty=1.5), 1),
         (SamplingParams(temperature=0.0, presence_penalty=2.0), 0),
     ):
-        row = sampler_row(params, VOCABULARY, [0])
-        moving = count_fed(row.moving, mx.array([0]), mx.array(0))
-        token, _ = sample(mx.array(LOGITS[None]), Variant.of(params), row.constants, moving)
+        variant, constants, moving = alone(params, (0,))
+        moving = count_fed(moving, mx.array([0]), mx.array([0]))
+        token, _ = sample(mx.array(LOGITS[None]), variant, constants, moving)
         assert token.tolist() == [winner]
 
 
 def test_a_seed_repeats_and_another_differs() -> None:
     def sequence(seed: int) -> list[int]:
         params = SamplingParams(temperature=1.5, seed=seed)
-        row = sampler_row(params, VOCABULARY, [])
-        moving, tokens = row.moving, []
+        variant, constants, moving = alone(params)
+        tokens: list[int] = []
         for _ in range(20):
-            token, moving = sample(
-                mx.array(LOGITS[None]), Variant.of(params), row.constants, moving
-            )
+            token, moving = sample(mx.array(LOGITS[None]), variant, constants, moving)
             tokens += token.tolist()  # type: ignore[operator]
         return tokens
 
@@ -124,8 +125,42 @@ def test_a_seed_repeats_and_another_differs() -> None:
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_logits_that_are_not_finite_are_told(bad: float, temperature: float) -> None:
     params = SamplingParams(temperature=temperature, seed=1)
-    row = sampler_row(params, VOCABULARY, [])
+    variant, constants, moving = alone(params)
     logits = LOGITS.copy()
     logits[3] = bad
-    token, _ = sample(mx.array(logits[None]), Variant.of(params), row.constants, row.moving)
+    token, _ = sample(mx.array(logits[None]), variant, constants, moving)
     assert token.tolist() == [-1]
+
+
+KINDS = (
+    SamplingParams(temperature=0.0),
+    SamplingParams(temperature=1.2, seed=11),
+    SamplingParams(temperature=1.0, top_k=3, seed=12),
+    SamplingParams(temperature=1.0, top_p=0.8, min_p=0.02, seed=13),
+    SamplingParams(temperature=0.0, presence_penalty=0.7, logit_bias={3: 1.0}),
+    SamplingParams(temperature=0.9, repetition_penalty=1.3, frequency_penalty=0.2, seed=14),
+)
+
+
+@given(rows=st.lists(st.sampled_from(KINDS), min_size=1, max_size=6), steps=st.integers(1, 5))
+@settings(max_examples=40, deadline=None)
+def test_a_row_draws_the_same_in_any_batch(rows: list[SamplingParams], steps: int) -> None:
+    """Mixed with any others, with the random logits that are its own."""
+    logits = [
+        mx.random.normal((steps, VOCABULARY), scale=2.0, key=mx.random.key(50 + i))
+        for i in range(len(rows))
+    ]
+
+    def run(members: list[int]) -> list[list[int]]:
+        samplers = [SamplerRow.of(rows[i], VOCABULARY, (1,)) for i in members]
+        variant, constants, moving = gather(samplers, VOCABULARY)
+        drawn = []
+        for step in range(steps):
+            batch = mx.stack([logits[i][step] for i in members])
+            token, moving = sample(batch, variant, constants, moving)
+            moving = count_fed(moving, token, mx.ones(len(members), mx.int32))
+            drawn.append(token.tolist())
+        return [list(column) for column in zip(*drawn, strict=True)]
+
+    together = run(list(range(len(rows))))
+    assert together == [run([i])[0] for i in range(len(rows))]
