@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -48,10 +49,14 @@ class ServerProcess:
             raise
 
 
-def start_server(*flags: str, seconds: float = 120) -> ServerProcess:
-    """Starts `mxserve serve` on a free port; returns when it is ready or has ended."""
-    command = [sys.executable, "-m", "server", "serve", "--port", "0", *flags]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+def start_server(
+    *flags: str, seconds: float = 120, program: Sequence[str] = ("server",)
+) -> ServerProcess:
+    """Starts `mxserve serve`, or another `program` with its interface, on a free port; returns when
+    it is ready or has ended. Nothing goes to the user's own cache folder."""
+    command = [sys.executable, "-m", *program, "serve", "--port", "0", *flags]
+    env = {"MXSERVE_DISK_CACHE": "off", **os.environ}
+    process = subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True)
     server = ServerProcess(process)
     settled = threading.Event()
 
