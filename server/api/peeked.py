@@ -19,6 +19,7 @@ class Peeked:
         self._source = source
         self._events = aiter(source)
         self._first = asyncio.ensure_future(self._next())
+        self._begun = False
 
     async def _next(self) -> Event | None:
         return await anext(self._events, None)
@@ -29,13 +30,17 @@ class Peeked:
         await asyncio.wait({self._first}, timeout=wait_s)
         return self._first.result() if self._first.done() else None
 
-    async def __aiter__(self) -> AsyncIterator[Event]:
+    def __aiter__(self) -> AsyncIterator[Event]:
+        return self
+
+    async def __anext__(self) -> Event:
+        if self._begun:
+            return await anext(self._events)
+        self._begun = True
         event = await self._first
         if event is None:
-            return
-        yield event
-        async for event in self._events:
-            yield event
+            raise StopAsyncIteration
+        return event
 
     def close(self) -> None:
         """Ends the work behind the source; idempotent, never waits."""
