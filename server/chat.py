@@ -25,6 +25,7 @@ from server.chat_sources import (
     ServerSource,
     Source,
 )
+from server.ctrl_c import ctrl_c_heard
 
 HELP = """/effort LEVEL   how much to think: none, minimal, low, medium, high, xhigh, max
 /reset          forget the conversation
@@ -115,7 +116,8 @@ class Chat:
 
     def run(self) -> int:
         """Until the person leaves. Returns the exit status: 1 when something failed in a script."""
-        with asyncio.Runner() as runner:
+        heard = ctrl_c_heard() if self._screen.interactive else contextlib.nullcontext()
+        with heard, asyncio.Runner() as runner:
             try:
                 name = runner.run(self._source.open())
             except ChatError as error:
@@ -125,7 +127,7 @@ class Chat:
                 return 130
             try:
                 self._greet(name)
-                while self._turn(runner):
+                while self._turn_unless_interrupted(runner):
                     pass
             finally:
                 runner.run(self._source.close())
@@ -135,15 +137,20 @@ class Chat:
         if self._screen.interactive:
             self._screen.say(f"{name} - /help for commands, Ctrl-D to leave")
 
+    def _turn_unless_interrupted(self, runner: asyncio.Runner) -> bool:
+        """A turn; Ctrl-C at the prompt, or too late to stop the answer, leaves the chat open."""
+        try:
+            return self._turn(runner)
+        except KeyboardInterrupt:
+            self._screen.say("\n/quit or Ctrl-D to leave")
+            return True
+
     def _turn(self, runner: asyncio.Runner) -> bool:
         """One line of input. False when the person leaves."""
         try:
             line = input("> " if self._screen.interactive else "").strip()
         except EOFError:
             return False
-        except KeyboardInterrupt:
-            self._screen.say("\n/quit or Ctrl-D to leave")
-            return True
         if line.startswith("/"):
             return self._command(line)
         if line:
@@ -177,15 +184,15 @@ class Chat:
             # Ctrl-C cancels the task that runs here, which closes the connection or the stream.
             note = runner.run(self._stream(pieces))
         except KeyboardInterrupt:
-            note = "(stopped)"
+            self._screen.end_answer("(stopped)")
         except ChatError as error:
             self._screen.end_answer()
             self._screen.say(f"error: {error}")
             self._failed = True
-            note = None
-        if note is not None:
+        else:
             self._screen.end_answer(note)
-        self._conversation.settle(pieces)
+        finally:
+            self._conversation.settle(pieces)
 
     async def _stream(self, pieces: list[Piece]) -> str:
         """Shows one answer and collects it. Returns the note to put behind it."""
