@@ -3,17 +3,22 @@
 A node holds the keys and values of the tokens since its parent and, mostly, a snapshot of the
 recurrent states at its end. Keys and values can be cut anywhere, recurrent states can not be
 rewound, so reuse ends at a node with a snapshot. Knows bytes and token ids, not arrays; what goes
-first is `eviction`'s, what comes back after a restart `disk_tier`'s. Used by one thread.
+first is `eviction`'s, what outlives the process `disk_tier`'s. Used by one thread.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from server.engine.disk_tier import Chain, DiskTier
 from server.engine.eviction import EvictionQueue
 from server.engine.ports import KVSpan, RecurrentSnapshot
 from server.engine.prefix_tree import NODE_BYTES, TOKEN, Node, PrefixTree, packed
+from server.engine.saver import Saver
+
+IDLE_WAIT_S = 0.005  # for how long a piece of idle work may wait for the disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,16 +31,27 @@ class Hit:
 
 
 class PromptCache:
-    """At most `budget` bytes of spans, snapshots and index.
+    """At most `budget` bytes of spans, snapshots and index; with a disk, what is not held any more
+    comes back from there when a prompt asks for it.
 
     `tenant` keys, of whatever meaning, share nothing with each other.
     """
 
-    def __init__(self, budget: int) -> None:
+    def __init__(self, budget: int, disk: DiskTier | None = None) -> None:
         self._budget = budget
         self._bytes = 0
         self._tree = PrefixTree()
         self._queue = EvictionQueue()
+        self._disk: DiskTier | None = None
+        self._saver: Saver | None = None
+        if disk is not None:
+            self.attach(disk)
+
+    def attach(self, disk: DiskTier) -> None:
+        """Saves to and reads from `disk` from now on; it is closed with the cache."""
+        self._disk, self._saver = disk, Saver(disk)
+        for node in self._tree.nodes():
+            self._saver.note(node)
 
     @property
     def nbytes(self) -> int:
@@ -47,16 +63,30 @@ class PromptCache:
         """Nodes in the tree."""
         return self._tree.count
 
+    @property
+    def disk_bytes(self) -> int:
+        """Bytes that this model's entries take of the disk."""
+        return self._disk.nbytes if self._disk is not None else 0
+
     def lookup(self, tokens: Sequence[int], tenant: str = "") -> Hit | None:
-        """The longest reusable prefix of `tokens` that leaves at least one token to compute."""
+        """The longest reusable prefix of `tokens` that leaves at least one token to compute.
+
+        What only the disk has is read here, about a millisecond for two megabytes.
+        """
+        data, limit = packed(tokens), len(tokens) - 1
         best: Node | None = None
-        for node in self._tree.matching(tenant, packed(tokens), len(tokens) - 1):
+        for node in self._tree.matching(tenant, data, limit):
             if node.snapshot is not None and (best is None or node.end > best.end):
                 best = node
+        best = self._recalled(tenant, data, limit, best)
         if best is None or best.snapshot is None:
             return None
         best.reused = True
         self._queue.touch(best)
+        if self._disk is not None and self._saver is not None:
+            self._saver.note(best)
+            if best.address is not None:
+                self._disk.used(best.address)
         spans = tuple(node.span for node in best.path() if node.span is not None)
         return Hit(best.end, spans, best.snapshot)
 
@@ -106,6 +136,8 @@ class PromptCache:
                 node.snapshot = snapshot
                 self._bytes += snapshot.nbytes
             self._queue.touch(node)
+        if self._saver is not None:
+            self._saver.note(node)
         self._shrink(self._budget)
         return node.alive and node.snapshot is not None
 
@@ -116,10 +148,28 @@ class PromptCache:
         return before - self._bytes
 
     def clear(self) -> None:
-        """Gives up everything."""
+        """Gives up everything in memory."""
+        if self._saver is not None:
+            self._saver.clear()
         self._tree.clear()
         self._queue.clear()
         self._bytes = 0
+
+    def idle_work(self) -> bool:
+        """One piece of work for the disk, a few milliseconds at most; True when there is more."""
+        return self._saver is not None and self._saver.step(IDLE_WAIT_S)
+
+    def close(self, seconds: float = 5.0) -> None:
+        """Saves what the disk does not have yet, the newest first, for at most `seconds`; nothing
+        is saved or read from there afterwards. What is held stays, until clear()."""
+        if self._disk is None or self._saver is None:
+            return
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and self._saver.step(IDLE_WAIT_S, newest=True):
+            pass
+        self._saver.clear()
+        self._disk.close(max(deadline - time.monotonic(), 0.0))
+        self._disk = self._saver = None
 
     def check(self) -> None:
         """Raises AssertionError when the accounts do not agree with the tree."""
@@ -160,6 +210,7 @@ class PromptCache:
             if node.children:
                 self._bytes -= _held(node.snapshot)
                 node.snapshot = None
+                self._forget(node)
             else:
                 self._remove(node)
 
@@ -172,9 +223,79 @@ class PromptCache:
             parent = node.parent
             self._tree.detach(node)
             self._bytes -= node.nbytes
+            self._forget(node)
             node = parent
         if node is not None and node.parent is not None:
             self._queue.lost_children(node)
+
+    def _forget(self, node: Node) -> None:
+        if self._saver is not None:
+            self._saver.forget(node)
+
+    # What the disk has.
+
+    def _recalled(self, tenant: str, data: bytes, limit: int, best: Node | None) -> Node | None:
+        """`best`, or a node further on that the disk had the states for."""
+        while self._disk is not None:
+            chain = self._disk.find(tenant, data, best.end if best else 0, limit)
+            if chain is None:
+                break
+            if best is not None:
+                self._queue.touch(best)  # it must not go to make room for what continues it
+            if not self._make_room(tenant, data, chain):
+                break
+            node = self._loaded(tenant, data, chain)
+            if node is not None:
+                return node
+            # Something was damaged, and is off the disk now: there may be a shorter one.
+        return best if best is not None and best.alive else None
+
+    def _missing(self, tenant: str, data: bytes, chain: Chain) -> tuple[Node, int]:
+        """The last node on the chain's way that is held, and how many of its spans lead there."""
+        held = {node.end: node for node in self._tree.matching(tenant, data, chain.state.end)}
+        for count in range(len(chain.spans), 0, -1):
+            node = held.get(chain.spans[count - 1].end)
+            if node is not None:
+                return node, count
+        return self._tree.root(tenant), 0
+
+    def _make_room(self, tenant: str, data: bytes, chain: Chain) -> bool:
+        node, count = self._missing(tenant, data, chain)
+        missing = chain.spans[count:]
+        needed = sum(e.nbytes + NODE_BYTES for e in missing) + chain.state.nbytes
+        path = sum(above.nbytes - _held(above.snapshot) for above in node.path())
+        if path + needed > self._budget:
+            return False
+        self._shrink(self._budget - needed)
+        return True
+
+    def _loaded(self, tenant: str, data: bytes, chain: Chain) -> Node | None:
+        """The node at the chain's end, after what was missing was read; None when that failed."""
+        disk = self._disk
+        if disk is None:
+            return None
+        node, count = self._missing(tenant, data, chain)
+        spans: list[KVSpan] = []
+        for entry in chain.spans[count:]:
+            span = disk.read_span(entry, data)
+            if span is None:
+                return None
+            spans.append(span)
+        snapshot = disk.read_state(chain.state)
+        if snapshot is None:
+            return None
+        for entry, span in zip(chain.spans[count:], spans, strict=True):
+            own = data[entry.start * TOKEN : entry.end * TOKEN]
+            node = self._tree.attach(node, own, span, None)
+            node.address = entry.address
+            self._bytes += node.nbytes
+        node.snapshot = snapshot
+        node.address = chain.state.address
+        self._bytes += snapshot.nbytes
+        self._queue.touch(node)
+        self._queue.grown(node)
+        self._shrink(self._budget)
+        return node if node.alive and node.snapshot is not None else None
 
 
 def _held(snapshot: RecurrentSnapshot | None) -> int:
