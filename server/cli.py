@@ -80,7 +80,7 @@ def _add_serve_flags(serve: argparse.ArgumentParser) -> None:
     add("--deterministic", action="store_true", help="same tokens alone or in a batch; slower")
     add("--watchdog", metavar="S", help="longest time of one step; then exit 70 (default: 60)")
     add("--cache-bytes", metavar="SIZE", help="prompt cache, 0 is off (default: follows memory)")
-    add("--disk-cache", metavar="DIR|off", help="folder of the prompt cache's disk tier")
+    add("--disk-cache", metavar="DIR|off", help="prompt cache on disk (default: per-user folder)")
     add("--disk-cache-bytes", metavar="SIZE", help="its largest size, 0 is off (default: 20GiB)")
     add(
         "--effort-budgets",

@@ -22,6 +22,7 @@ from pydantic_settings import (
 
 from model.thinking import EFFORT_BUDGETS
 from server.engine import EngineSettings
+from server.engine.cache_folder import default_folder
 
 PREFIX = "MXSERVE_"
 MIB = 1 << 20
@@ -158,7 +159,7 @@ class Settings(BaseSettings):
     def _disk_folder(self) -> Path | None:
         if self.disk_cache == "off" or not self.disk_cache_bytes or self.cache_bytes == 0:
             return None
-        return self.disk_cache
+        return default_folder() if self.disk_cache is None else self.disk_cache
 
 
 def is_loopback(host: str) -> bool:

@@ -74,6 +74,15 @@ def test_what_the_engine_is_told():
     assert engine.disk_cache_bytes == 8 * 10**9
 
 
+def test_the_disk_cache_has_a_folder_by_default(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    folder = load_settings().engine().disk_cache
+    assert folder is not None
+    assert folder.is_relative_to(tmp_path)
+    assert not folder.exists()
+
+
 def test_the_disk_cache_elsewhere(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert load_settings({"disk_cache": "~/kv"}).engine().disk_cache == tmp_path / "kv"
