@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Logits against transformers and mlx-lm, live, in an environment of its own (.venv-parity).
+# What needs torch, transformers or mlx-lm, live, in an environment of its own (.venv-parity): logits
+# against both, and the demo's trainer.
 # PYTHON chooses the interpreter; further arguments go to pytest.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -13,8 +14,7 @@ stamp="$wanted $(cat requirements.lock requirements-dev.lock | cksum)"
 if [ "$(cat "$venv/.installed" 2>/dev/null || true)" != "$stamp" ]; then
   test -x "$python" || "${PYTHON:-python3}" -m venv "$venv"
   "${pip[@]}" --require-hashes -r requirements.lock -r requirements-dev.lock
-  # Where pip is offered a build for CPUs (PIP_FIND_LINKS, PIP_EXTRA_INDEX_URL), it prefers that.
-  "${pip[@]}" torch==2.13.0
+  .ci/install-torch "$python" torch==2.13.0
   # The lock holds for everything it names; the two implementations bring what it does not.
   constraints=$(mktemp)
   trap 'rm -f "$constraints"' EXIT
@@ -24,4 +24,4 @@ if [ "$(cat "$venv/.installed" 2>/dev/null || true)" != "$stamp" ]; then
   echo "$stamp" > "$venv/.installed"
 fi
 
-exec "$python" -m pytest -m parity tests/parity "$@"
+exec "$python" -m pytest -m parity tests "$@"
