@@ -73,6 +73,22 @@ class DeviceInfo:
     blas: str
 
 
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes that mlx holds now, the most it held, and how many it may hold here."""
+
+    active_bytes: int
+    peak_bytes: int
+    limit_bytes: int
+
+
+def memory(limit_bytes: int) -> Memory:
+    """The figures now, beside a limit found at the start."""
+    import mlx.core as mx
+
+    return Memory(mx.get_active_memory(), mx.get_peak_memory(), limit_bytes)
+
+
 def current() -> DeviceInfo:
     """mlx's default device now: float32 on a CPU, bfloat16 elsewhere."""
     import mlx.core as mx

@@ -48,6 +48,7 @@ class Model:
     fingerprint: str
     is_demo: bool
     dequantized: bool
+    memory_limit: int
 
     @property
     def context_length(self) -> int:
@@ -60,6 +61,35 @@ class Model:
     def decoder(self, *, alone: bool = False) -> Decoder:
         """Steps many generations at once; with `alone` each by itself, one after another."""
         return Decoder(self.steps, alone=alone)
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.device.kind != "cpu"
+
+    @property
+    def bytes_per_token(self) -> int:
+        """KV of one token, all attention layers."""
+        layers = sum(kind == "full_attention" for kind in self.config.layer_types)
+        width = self.config.num_key_value_heads * self.config.head_dim
+        return 2 * layers * width * self.network.dtype.size
+
+    @property
+    def bytes_per_sequence(self) -> int:
+        """The recurrent part and the tails of one sequence."""
+        return SequenceState(self.config, self.network.dtype).nbytes
+
+    def memory(self) -> devices.Memory:
+        """What mlx holds, and what it may hold: that much was there, or free, after loading."""
+        return devices.memory(self.memory_limit)
+
+    def self_test(self) -> None:
+        """Computes one token from nothing. Raises what the device raises, or FloatingPointError."""
+        generation = self.generation(SamplingParams(temperature=0.0))
+        generation.prefill([0])
+        token = generation.step(0)
+        generation.recurrent()
+        if token < 0:
+            raise FloatingPointError("the logits of the self-test are not finite")
 
     def logits(
         self, tokens: Sequence[int], *, chunks: Sequence[int] | None = None, decode: int = 0
@@ -161,6 +191,7 @@ def load_model(
         fingerprint=weights.fingerprint,
         is_demo=is_demo,
         dequantized=dequantize,
+        memory_limit=mx.get_active_memory() + devices.current().memory_available,
     )
 
 

@@ -29,6 +29,11 @@ def legal_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
     The system and developer messages that open the conversation become one system message; later
     ones become user turns marked `[system]`, in place. Raises InvalidPrompt.
     """
+    return [message for _, message in numbered_messages(messages)]
+
+
+def numbered_messages(messages: Sequence[Mapping[str, Any]]) -> list[tuple[int, dict[str, Any]]]:
+    """`legal_messages`, each with the index of the message that it, or its beginning, came from."""
     if not messages:
         raise InvalidPrompt("The conversation has no messages.")
     shaped = [_shaped(message, f"messages[{i}]") for i, message in enumerate(messages)]
@@ -36,15 +41,17 @@ def legal_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
     while opening < len(shaped) and shaped[opening]["role"] == "system":
         opening += 1
     head = "\n\n".join(text for m in shaped[:opening] if (text := m["content"].strip()))
-    legal: list[dict[str, Any]] = [{"role": "system", "content": head}] if head else []
-    for message in shaped[opening:]:
+    legal: list[tuple[int, dict[str, Any]]] = []
+    if head:
+        legal.append((0, {"role": "system", "content": head}))
+    for index, message in enumerate(shaped[opening:], opening):
         if message["role"] != "system":
-            legal.append(message)
-        elif message["content"].strip():
-            legal.append({"role": "user", "content": f"[system] {message['content'].strip()}"})
-    if legal and legal[0]["role"] == "tool":
+            legal.append((index, message))
+        elif text := message["content"].strip():
+            legal.append((index, {"role": "user", "content": f"[system] {text}"}))
+    if legal and legal[0][1]["role"] == "tool":
         raise InvalidPrompt("A conversation cannot begin with a tool message.", "messages[0].role")
-    if not any(message["role"] == "user" for message in legal):
+    if not any(message["role"] == "user" for _, message in legal):
         raise InvalidPrompt("The conversation needs at least one user message.")
     return legal
 

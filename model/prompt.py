@@ -11,25 +11,38 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .messages import InvalidPrompt, checked_tools, legal_messages
+from .messages import InvalidPrompt, checked_tools, numbered_messages
 from .template import ChatTemplate, TemplateRefusal
 from .tokenizer import Tokenizer
 from .turn_memory import PrefixDigest, TurnMemory
 
-__all__ = ["InvalidPrompt", "Prompt", "encode_chat"]
+__all__ = ["InvalidPrompt", "Prompt", "Section", "encode_chat"]
 
 _PRIVATE_USE = range(0x10F000, 0x10F040)
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One rendered turn. kind: "system", "tools", "user message", "assistant message" or "tool
+    result"; message: index of the message it, or its beginning, came from, None for tools alone;
+    thought_end: token count at which an assistant's thought ends, None without one."""
+
+    kind: str
+    message: int | None
+    thought_end: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """`tokens`: the whole prompt. `boundaries`: ascending token counts at which turns end, where a
     longer conversation will still agree with this one; the last is the end of the messages.
-    `generation_prompt_length`: how many tokens at the end only open the answer."""
+    `generation_prompt_length`: how many tokens at the end only open the answer. `sections`: what
+    ends at each boundary; empty where the template's turns are not the messages."""
 
     tokens: list[int]
     boundaries: tuple[int, ...]
     generation_prompt_length: int
+    sections: tuple[Section, ...] = ()
 
 
 def encode_chat(
@@ -48,7 +61,8 @@ def encode_chat(
     for them, where remembered. Raises InvalidPrompt for what the client can mend and TemplateError
     when the template itself fails.
     """
-    legal = legal_messages(messages)
+    numbered = numbered_messages(messages)
+    legal = [message for _, message in numbered]
     definitions = checked_tools(tools)
     try:
         veil = _Veil.over(tokenizer, [legal, definitions])
@@ -77,7 +91,36 @@ def encode_chat(
         splicer = _Splicer(tokenizer, [opening, other], answers, turns)
     tokens, boundaries = _assemble(rendering, splicer)
     opening_ids = tokenizer.encode(opening, allow_special=True)
-    return Prompt(tokens + opening_ids, tuple(boundaries), len(opening_ids))
+    kinds = _kinds(numbered, bool(definitions))
+    sections: list[Section] = []
+    if len(kinds) == len(boundaries):
+        close = tokenizer.token_id("</think>")
+        starts = [0, *boundaries]
+        for (kind, message), start, end in zip(kinds, starts, boundaries, strict=False):
+            thought_end = None
+            if kind == "assistant message" and close in tokens[start:end]:
+                thought_end = start + tokens[start:end].index(close) + 1
+            sections.append(Section(kind, message, thought_end))
+    return Prompt(tokens + opening_ids, tuple(boundaries), len(opening_ids), tuple(sections))
+
+
+def _kinds(
+    numbered: Sequence[tuple[int, Mapping[str, Any]]], tools: bool
+) -> list[tuple[str, int | None]]:
+    """Kind and message index of the turns that messages are rendered as: tools and the system
+    message share the first, tool results that follow each other share one."""
+    kinds: list[tuple[str, int | None]] = []
+    if tools and numbered[0][1]["role"] != "system":
+        kinds.append(("tools", None))
+    before = None
+    for index, message in numbered:
+        role = message["role"]
+        if role == "tool" and before != "tool":
+            kinds.append(("tool result", index))
+        elif role != "tool":
+            kinds.append((role if role == "system" else f"{role} message", index))
+        before = role
+    return kinds
 
 
 def _opening(template: ChatTemplate, enable_thinking: bool, preserve_thinking: bool) -> str:

@@ -146,6 +146,12 @@ class SequenceState:
     def length(self) -> int:
         return self.body_length + self.tail_length
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        parts = (*self.layers.bodies(), *self.layers.moving())
+        return sum(array.nbytes for part in parts for array in part)
+
     def fork(self) -> SequenceState:
         """A second sequence that goes on from here."""
         other = SequenceState(self.config, self.dtype)

@@ -80,6 +80,14 @@ class Answer:
         """Calls made so far: {"id", "name", "arguments" (JSON text)}."""
         return self._calls
 
+    @property
+    def reusable(self) -> bool:
+        """Whether a client that sends the answer back sends all of it: not one cut by a stop
+        string, in its thought, or in a tool call."""
+        if self.ended_by_eos:
+            return True
+        return self.reason == "length" and not self._thinks_still and not self._calls
+
     def take(self, token: int) -> list[Event]:
         """Adds a generated token. Sets `reason` when the answer is complete with it."""
         self.tokens.append(token)

@@ -16,23 +16,26 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from model.thinking import CLOSING_TEXT
+from server.engine.batch_scheduler import Scheduler
+from server.engine.cache_budget import open_cache
 from server.engine.errors import ContextOverflow, Draining, EngineDead, InvalidRequest
 from server.engine.events import Event
 from server.engine.job import Job
 from server.engine.mailbox import Mailbox
 from server.engine.ports import Backend, Facts, Prompt, backend, generation_defaults
-from server.engine.prompt_cache import PromptCache
 from server.engine.request import GenerationRequest
-from server.engine.scheduler import Scheduler
-from server.engine.worker import Worker
+from server.engine.worker import Limits, Worker
 
 log = logging.getLogger(__name__)
 
 _JOIN_S = 10.0
+_DEAD_JOIN_S = 1.0
+_WATCH_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,6 @@ class EngineSettings:
     served_model_name: the id shown to clients; None is the model's own name.
     max_queue: requests that may wait for a turn beyond those running; more is QueueFull.
     max_batch: sequences decoded together.
-    max_active: the same for tests of one at a time; None is max_batch.
     target_gap_s: longest time a running stream should wait between two tokens.
     prompt_cache_bytes: budget of the prompt cache; 0 turns it off, None lets it follow memory.
     request_timeout: seconds a request may take when it says nothing; None is no limit.
@@ -57,7 +59,6 @@ class EngineSettings:
     served_model_name: str | None = None
     max_queue: int = 64
     max_batch: int = 16
-    max_active: int | None = None
     target_gap_s: float = 0.120
     prompt_cache_bytes: int | None = None
     request_timeout: float | None = None
@@ -178,6 +179,7 @@ class Engine:
         self._info: ModelInfo | None = None
         self._draining = False
         self._numbers = itertools.count(1)
+        self._watching: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Starts the worker, which loads and warms up the model; returns when it is ready.
@@ -195,17 +197,19 @@ class Engine:
         self._worker = Worker(
             self._backend,
             Scheduler(
-                max_active=settings.max_active or settings.max_batch,
+                max_batch=settings.max_batch,
                 max_queue=settings.max_queue,
                 target_gap_s=settings.target_gap_s,
                 clock=time.monotonic,
             ),
-            PromptCache(_prompt_cache_bytes(settings)),
+            partial(open_cache, settings),
+            limits=Limits(settings.watchdog_s, settings.deterministic),
             closing_text=settings.closing_text,
             clock=time.monotonic,
             on_ready=on_ready,
         )
         self._worker.start()
+        self._watching = asyncio.create_task(_watch(self._worker))
         self._facts = await ready
         self._info = _describe(self._facts, settings.served_model_name)
 
@@ -219,7 +223,10 @@ class Engine:
         request.check()
         if request.sampling.logit_bias:
             _check_bias(request.sampling.logit_bias, facts.config.vocab_size)
-        worker.check_room()
+        if request.n > self._settings.max_batch:
+            most = self._settings.max_batch
+            raise InvalidRequest(f"n must be at most {most} (the size of a batch) here.", "n")
+        worker.check_room(request.n)
         submitted_at = time.monotonic()
         prompt = await asyncio.to_thread(self._encode, facts, request, worker.turns)
         _check_length(len(prompt.tokens), request.max_tokens, facts.context_length)
@@ -256,17 +263,19 @@ class Engine:
             status = "dead"
         elif self._info is None:
             status = "loading"
-        held, entries = worker.cache_figures
+        figures = worker.figures
         return Health(
             status=status,
-            active=worker.active,
+            active=worker.slots_used,
             queued=worker.queued,
             last_step_age_s=worker.progress_age,
-            cache_bytes=held,
-            cache_entries=entries,
+            cache_bytes=figures.cache_bytes,
+            cache_entries=figures.cache_entries,
             model=self._info,
             reason=worker.dead if status == "dead" else None,
-            slots=self._settings.max_active or self._settings.max_batch,
+            slots=self._settings.max_batch,
+            memory=figures.memory,
+            disk_cache_bytes=figures.disk_bytes,
         )
 
     async def stop(self, drain_s: float) -> None:
@@ -277,8 +286,10 @@ class Engine:
         if worker is None:
             return
         await asyncio.to_thread(worker.wait_idle, drain_s)
-        if not await asyncio.to_thread(worker.stop, _JOIN_S):
-            log.error("the worker did not end within %g s", _JOIN_S)
+        if not await asyncio.to_thread(worker.stop, _DEAD_JOIN_S if worker.dead else _JOIN_S):
+            log.error("the worker did not end in time")
+        if self._watching is not None:
+            self._watching.cancel()
 
     def _ready(self) -> tuple[Worker, Facts]:
         worker, facts = self._worker, self._facts
@@ -294,11 +305,15 @@ class Engine:
         try:
             return self._backend.encode(facts, request, turns)
         except ValueError as error:
-            raise InvalidRequest(f"The messages cannot be rendered: {error}", "messages") from error
+            param = getattr(error, "param", "messages")  # InvalidPrompt knows the field
+            raise InvalidRequest(f"The messages cannot be rendered: {error}", param) from error
 
 
-def _prompt_cache_bytes(settings: EngineSettings) -> int:
-    return 1 << 30 if settings.prompt_cache_bytes is None else settings.prompt_cache_bytes
+async def _watch(worker: Worker) -> None:
+    """Looks after the worker as long as the engine runs."""
+    while True:
+        await asyncio.sleep(_WATCH_S)
+        worker.watch()
 
 
 def _check_length(prompt_tokens: int, requested: int | None, limit: int) -> None:

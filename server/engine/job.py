@@ -9,10 +9,11 @@ from server.engine.ports import Prompt
 from server.engine.request import GenerationRequest
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, repr=False, slots=True)
 class Job:
     """One request. Times are seconds of the engine's clock (deadline may be infinite);
-    `cancelled` is set by any thread and read by the worker between two pieces of work."""
+    `cancelled` is set by any thread and read by the worker between two pieces of work. Its repr is
+    its id: what people wrote has no place in a log."""
 
     id: str
     request: GenerationRequest
@@ -21,3 +22,6 @@ class Job:
     submitted_at: float
     deadline: float
     cancelled: bool = False
+
+    def __repr__(self) -> str:
+        return f"Job({self.id})"

@@ -13,26 +13,38 @@ from typing import Any
 
 from model.thinking import ThinkingBudget
 from server.engine.answer import Answer, Limits
+from server.engine.cache_report import cache_report
 from server.engine.errors import StepFailed
 from server.engine.events import Finished, PrefillProgress, Started, Timings, Usage
 from server.engine.job import Job
-from server.engine.ports import Backend, Generation, Model, RecurrentSnapshot
+from server.engine.ports import (
+    Backend,
+    Decoder,
+    Facts,
+    Generation,
+    KVSpan,
+    Model,
+    RecurrentSnapshot,
+)
 from server.engine.prompt_cache import PromptCache
+from server.engine.save_points import fixed_chunk_end, save_points
 from server.output.parser import OutputParser
-
-LAST_SNAPSHOTS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Workshop:
-    """What every running request shares. closing: ids that close a thought."""
+    """What every running request shares. closing: ids that close a thought. deterministic: prompts
+    are cut at the same tokens whatever else runs, and states that decoding left are not reused."""
 
     model: Model
+    facts: Facts
     backend: Backend
     cache: PromptCache
+    decoder: Decoder
     turns: Any
     closing: tuple[int, ...]
     clock: Callable[[], float]
+    deterministic: bool = False
 
 
 @dataclass(eq=False, slots=True)
@@ -42,48 +54,84 @@ class _Choice:
     first_token_at: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Saved:
+    """The state after the prompt's first `snapshot.position` tokens, and the KV since `start`."""
+
+    start: int
+    span: KVSpan
+    snapshot: RecurrentSnapshot
+
+
 class Running:
-    """One admitted request. begin(), then prefill() until `prefilled`, then step() until
-    `finished`; close() at any point frees everything."""
+    """One admitted request. begin(), then prefill() until `prefilled`, then its `rows` are members
+    of the decoder and their tokens go to take() until `finished`; close() at any point frees
+    everything."""
 
     def __init__(self, job: Job, shop: Workshop) -> None:
         self.job = job
         self._shop = shop
         self._tokens = job.prompt.tokens
-        self._last = len(self._tokens) - 1  # the last token goes through step(), not prefill()
+        self._last = len(self._tokens) - 1  # fed by the first decode step
         self._cached = 0
         self._began_at = shop.clock()
         self._prefilled_at = self._began_at
         self._generation: Generation | None = None
-        self._choices: list[_Choice] = []
+        self._choices: dict[Generation, _Choice] = {}
         self._open = False
-        self._turn = 0
         # Kept back until the first token proves the logits finite: a bad state is never cached.
-        self._snapshots: list[RecurrentSnapshot] = []
+        self._saved: list[_Saved] = []
         self._save_at: list[int] = []
         seed = job.request.sampling.seed
         self._seed = random.getrandbits(32) if seed is None else seed
+        self._last_answer: Answer | None = None
+
+    @property
+    def answer(self) -> Answer | None:
+        """The choice that was complete last."""
+        return self._last_answer
+
+    @property
+    def left(self) -> int:
+        """Prompt tokens still to be fed by prefill()."""
+        return 0 if self._generation is None else self._last - self._generation.position
+
+    @property
+    def cached(self) -> int:
+        """Prompt tokens that the cache had."""
+        return self._cached
 
     @property
     def prefilled(self) -> bool:
-        """Whether only the prompt's last token is left to feed."""
+        """Whether the choices decode."""
         return self._open
+
+    @property
+    def rows(self) -> tuple[Generation, ...]:
+        """The generations that decode."""
+        return tuple(self._choices)
 
     @property
     def finished(self) -> bool:
         """Whether every choice is complete."""
         return self._open and not self._choices
 
-    def begin(self) -> None:
-        """Takes what the prompt cache has and tells the reader."""
-        shop = self._shop
+    def begin(self, *, again: bool = False) -> None:
+        """Takes what the prompt cache has and tells the reader, unless it was told before."""
+        shop, prompt, tenant = self._shop, self.job.prompt, self.job.request.tenant
         generation = self._generation = shop.model.generation(self._sampling(0))
-        hit = shop.cache.lookup(self._tokens)
+        hit = shop.cache.lookup(self._tokens, tenant)
+        common = shop.cache.common(self._tokens, tenant)
+        extends = shop.cache.anchor(self._tokens, common, tenant) == common
         if hit is not None:
             generation.restore(hit.spans, hit.snapshot, self._tokens[: hit.length])
             self._cached = hit.length
-        self._save_at = save_points(self.job.prompt.boundaries, self._cached, self._last)
-        self.job.mailbox.put(Started(len(self._tokens), self._cached))
+        self._save_at = save_points(prompt.boundaries, self._cached, self._last)
+        report = cache_report(
+            prompt, reused=self._cached, common=max(common, self._cached), extends=extends
+        )
+        if not again:
+            self.job.mailbox.put(Started(len(self._tokens), self._cached, report))
         if self._cached >= self._last:
             self._open_choices(generation)
 
@@ -94,23 +142,25 @@ class Running:
             raise RuntimeError("the prompt is fed already")
         start = generation.position
         end = min(start + tokens, self._last, *self._save_at[:1])
+        if self._shop.deterministic:
+            end = fixed_chunk_end(self.job.prompt.boundaries, start, self._last)
         generation.prefill(self._tokens[start:end])
         if self._save_at and end == self._save_at[0]:
             self._save_at.pop(0)
-            self._snapshots.append(generation.recurrent())
+            self._save(generation, end)
         self.job.mailbox.put(PrefillProgress(end, len(self._tokens)))
         if end == self._last:
             self._open_choices(generation)
         return end - start
 
-    def step(self) -> None:
-        """One token for the choice whose turn it is."""
-        choice = self._choices[self._turn % len(self._choices)]
-        answer, generation = choice.answer, choice.generation
-        first = not answer.tokens
-        token = generation.step(self._tokens[-1]) if first else generation.step()
+    def take(self, generation: Generation, token: int) -> bool:
+        """The next token of one of `rows`; -1 for logits that were not finite. Returns whether that
+        row is done with it."""
         if token < 0:
             raise StepFailed("The model's output was not finite.")
+        choice = self._choices[generation]
+        answer = choice.answer
+        first = choice.first_token_at is None
         if first:
             choice.first_token_at = self._shop.clock()
         events = answer.take(token)
@@ -120,37 +170,32 @@ class Running:
         for event in events:
             self.job.mailbox.put(event)
         if first:
-            self._keep_snapshots(generation)
+            self._keep_saved()
         if answer.reason is None:
-            self._turn += 1
-        else:
-            self._finish(choice)
+            return False
+        self._finish(choice)
+        return True
 
     def close(self) -> None:
         """Frees the state of whatever still runs."""
-        generations = [choice.generation for choice in self._choices]
+        generations = list(self._choices)
         if self._generation is not None:
             generations.append(self._generation)
-        self._choices, self._generation, self._snapshots = [], None, []
+        self._choices, self._generation, self._saved = {}, None, []
         for generation in generations:
+            self._shop.decoder.leave(generation)
             generation.release()
 
     def _sampling(self, choice: int) -> Any:
         return self._shop.backend.seeded(self.job.request.sampling, (self._seed + choice) % 2**64)
 
     def _open_choices(self, generation: Generation) -> None:
+        others = [generation.fork(self._sampling(i)) for i in range(1, self.job.request.n)]
         self._generation, self._open = None, True
-        self._choices.append(_Choice(self._answer(0), generation))
-        count = self.job.request.n
-        if count > 1:
-            head = self._tokens[: self._last]
-            spans = [generation.span(0, self._last)] if head else []
-            snapshot = generation.recurrent()
-            for index in range(1, count):
-                other = self._shop.model.generation(self._sampling(index))
-                self._choices.append(_Choice(self._answer(index), other))
-                if head:
-                    other.restore(spans, snapshot, head)
+        for index, row in enumerate([generation, *others]):
+            self._choices[row] = _Choice(self._answer(index), row)
+        for row in self._choices:
+            self._shop.decoder.join(row, self._tokens[-1])
         self._prefilled_at = self._shop.clock()
 
     def _answer(self, index: int) -> Answer:
@@ -167,20 +212,32 @@ class Running:
         parser = OutputParser(thinking=request.thinks, stop=request.stop, tools=request.tools)
         return Answer(index, limits, model.tokenizer.detokenizer(), parser, request.thinks)
 
-    def _keep_snapshots(self, generation: Generation) -> None:
-        snapshots, self._snapshots = self._snapshots, []
-        for snapshot in snapshots:
-            self._keep(generation, self._tokens[: snapshot.position], snapshot)
+    def _save(self, generation: Generation, end: int) -> None:
+        """Copies the state after `end` tokens, and the KV that the cache lacks up to there."""
+        tokens = self._tokens[:end]
+        start = self._shop.cache.anchor(tokens, end, self.job.request.tenant)
+        if self._saved:
+            start = max(start, self._saved[-1].snapshot.position)
+        self._saved.append(_Saved(start, generation.span(start, end), generation.recurrent()))
 
-    def _keep(self, generation: Generation, tokens: list[int], snapshot: RecurrentSnapshot) -> None:
-        cache = self._shop.cache
-        start = cache.anchor(tokens, len(tokens))
-        span = generation.span(start, len(tokens)) if start < len(tokens) else None
-        cache.insert(tokens, start, span, snapshot)
+    def _keep_saved(self) -> None:
+        saved, self._saved = self._saved, []
+        for item in saved:
+            self._keep(self._tokens[: item.snapshot.position], item)
+
+    def _keep(self, tokens: list[int], item: _Saved) -> None:
+        """Into the cache, unless what it continues has gone from there since."""
+        cache, tenant = self._shop.cache, self.job.request.tenant
+        held = cache.anchor(tokens, len(tokens), tenant)
+        if held == len(tokens):
+            cache.insert(tokens, held, None, item.snapshot, tenant)
+        elif held == item.start:
+            cache.insert(tokens, held, item.span, item.snapshot, tenant)
 
     def _finish(self, choice: _Choice) -> None:
-        answer, now = choice.answer, self._shop.clock()
-        if answer.ended_by_eos:
+        answer, generation = choice.answer, choice.generation
+        now = self._shop.clock()
+        if answer.reusable:
             self._shop.turns.remember(
                 self._tokens, answer.tokens, answer.content, answer.reasoning, answer.tool_calls
             )
@@ -200,21 +257,23 @@ class Running:
         )
         if answer.reason is None:
             raise RuntimeError("the answer is not complete")
-        self._choices.remove(choice)
+        del self._choices[generation]
+        self._last_answer = answer
         self.job.mailbox.put(Finished(answer.choice, answer.reason, usage, timings))
         if not self._choices:
             self.job.mailbox.close()
+        self._shop.decoder.leave(generation)
         try:
-            if answer.ended_by_eos:
-                choice.generation.settle()
-                fed = choice.generation.tokens
-                self._keep(choice.generation, fed, choice.generation.recurrent())
+            if answer.reusable and not self._shop.deterministic:
+                self._keep_turn(generation)
         finally:
-            choice.generation.release()
+            generation.release()
 
-
-def save_points(boundaries: tuple[int, ...], cached: int, last: int) -> list[int]:
-    """Token counts at which to take a snapshot while feeding tokens [cached, last): the end of the
-    prompt's head, and the last few message ends."""
-    wanted = [*boundaries[:1], *boundaries[1:][-LAST_SNAPSHOTS:]]
-    return [end for end in wanted if cached < end <= last]
+    def _keep_turn(self, generation: Generation) -> None:
+        """Keeps the state at the end of the answer, where the next turn's prompt goes on."""
+        generation.settle()
+        fed = generation.tokens
+        start = self._shop.cache.anchor(fed, len(fed), self.job.request.tenant)
+        if start < len(fed):
+            item = _Saved(start, generation.span(start, len(fed)), generation.recurrent())
+            self._keep(fed, item)

@@ -1,18 +1,22 @@
 """The one thread that owns the model: loads it, works off requests, outlives their failures.
 
 What it shares with other threads is behind one lock: the scheduler and the jobs. Nothing a
-request does ends the thread; if something else does, every waiting stream is told.
+request does ends the thread. A failing step costs the requests in it; a second one soon after, a
+failed self-test or a step that does not come back makes the worker dead, and everybody is told.
 """
 
 from __future__ import annotations
 
 import gc
 import logging
+import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+from server.engine.batch_scheduler import Admit, Prefill, Scheduler, Turn
 from server.engine.errors import (
     Draining,
     EngineDead,
@@ -22,48 +26,77 @@ from server.engine.errors import (
     RequestTimeout,
     StepFailed,
 )
+from server.engine.idle_work import IdleWork
 from server.engine.job import Job
+from server.engine.memory_room import is_memory_error, make_room
 from server.engine.ports import Backend, Facts
 from server.engine.prompt_cache import PromptCache
 from server.engine.running import Running, Workshop
-from server.engine.scheduler import Admit, Prefill, Scheduler, Step, Turn
 
 log = logging.getLogger(__name__)
 
-_MEMORY_WORDS = ("out of memory", "bad_alloc", "failed to allocate", "unable to allocate")
+# Two failed steps within this time: the device, not a request, is at fault.
+FAILURES_APART_S = 60.0
+CLOSE_CACHE_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of the worker. watchdog_s: longest time one piece of work may take. deterministic: see
+    EngineSettings."""
+
+    watchdog_s: float
+    deterministic: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Bytes and entries of the prompt cache, bytes of its disk tier, memory of the device."""
+
+    cache_bytes: int = 0
+    cache_entries: int = 0
+    disk_bytes: int = 0
+    memory: Mapping[str, int] = field(default_factory=dict)
 
 
 class Worker:
     """Runs jobs on a thread of its own.
 
-    on_ready(facts, error) is called once in that thread: with facts of the loaded model, or with
-    what loading raised, after which the thread ends.
+    open_cache(facts, memory) makes the prompt cache once the model is there. on_ready(facts, error)
+    is called once in that thread: with facts of the loaded model, or with what loading raised,
+    after which the thread ends.
     """
 
     def __init__(
         self,
         backend: Backend,
         scheduler: Scheduler[Job],
-        cache: PromptCache,
+        open_cache: Callable[[Any], PromptCache],
         *,
+        limits: Limits,
         closing_text: str,
         clock: Callable[[], float],
         on_ready: Callable[[Facts | None, BaseException | None], None],
     ) -> None:
         self._backend = backend
         self._scheduler = scheduler
-        self._cache = cache
+        self._open_cache = open_cache
+        self._limits = limits
         self._closing_text = closing_text
         self._clock = clock
         self._on_ready = on_ready
         self._change = threading.Condition()
         self._jobs: set[Job] = set()
         self._running: dict[Job, Running] = {}
+        self._owners: dict[Any, Running] = {}  # by the generation that decodes
+        self._chunk_limits: dict[Job, int] = {}  # of prompts that ran out of memory once
         self._stopping = False
         self._look = False  # a job was cancelled: look for it
         self._dead: str | None = None
         self._progress_at = clock()
-        self._cache_figures = (0, 0)
+        self._working = False
+        self._failed_at: float | None = None
+        self._figures = Figures()
         self.turns: Any = None  # the TurnMemory, once loaded
         self._thread = threading.Thread(target=self._main, name="mxserve-worker", daemon=True)
 
@@ -80,41 +113,54 @@ class Worker:
         return self._dead
 
     @property
-    def active(self) -> int:
-        return self._scheduler.active
+    def slots_used(self) -> int:
+        """Rows of the batch that belong to admitted requests."""
+        return self._scheduler.slots_used
 
     @property
     def queued(self) -> int:
         return self._scheduler.queued
 
     @property
-    def cache_figures(self) -> tuple[int, int]:
-        """Bytes and entries of the prompt cache."""
-        return self._cache_figures
+    def figures(self) -> Figures:
+        """As of the last piece of work."""
+        return self._figures
 
     @property
     def progress_age(self) -> float | None:
         """Seconds since the last piece of work ended; None when there is none to do."""
         return self._clock() - self._progress_at if self._jobs else None
 
-    def check_room(self) -> None:
-        """Raises QueueFull when add() would."""
+    def watch(self) -> None:
+        """Looks after the worker, from another thread, now and then: one whose piece of work does
+        not come back, or whose thread has ended, is dead, and everybody is told."""
+        age = self._clock() - self._progress_at
+        if self._working and age > self._limits.watchdog_s and self._dead is None:
+            log.critical("a step has not come back for %.0f s:\n%s", age, self._stack())
+            self._dead = f"a step did not return within {self._limits.watchdog_s:g} s"
+        if self.dead is not None and self._jobs:
+            self._fail_all(EngineDead(self.dead))
+
+    def check_room(self, slots: int) -> None:
+        """Raises QueueFull when add() would for a request of `slots` choices."""
         with self._change:
-            self._check_room()
+            if self._scheduler.full(slots):
+                raise QueueFull(self._scheduler.retry_after())
 
     def add(self, job: Job) -> None:
         """Queues a job. Raises QueueFull, EngineDead or Draining."""
         with self._change:
-            if self._dead is not None:
-                raise EngineDead(self._dead)
+            if self.dead is not None:
+                raise EngineDead(self.dead)
             if self._stopping:
                 raise Draining
-            self._check_room()
             if not self._jobs:
                 self._progress_at = self._clock()
-            self._scheduler.add(job)
+            tokens = len(job.prompt.tokens)
+            if not self._scheduler.add(job, tokens=tokens, slots=job.request.n):
+                raise QueueFull(self._scheduler.retry_after())
             self._jobs.add(job)
-            self._change.notify()
+            self._change.notify_all()
 
     def cancel(self, job: Job) -> None:
         """Ends a job's stream now and its work within one step or chunk."""
@@ -122,7 +168,7 @@ class Worker:
         job.mailbox.close()
         with self._change:
             self._look = True
-            self._change.notify()
+            self._change.notify_all()
 
     def wait_idle(self, timeout: float) -> bool:
         """Waits until no request is unfinished; whether that came in time."""
@@ -133,7 +179,7 @@ class Worker:
         """Ends every job with Draining and the thread with them; whether it ended in time."""
         with self._change:
             self._stopping = True
-            self._change.notify()
+            self._change.notify_all()
         if self._thread.ident:
             self._thread.join(timeout)
         self._fail_all(Draining())
@@ -145,29 +191,37 @@ class Worker:
         try:
             self._serve()
         except BaseException as error:
-            log.exception("the worker thread died")
-            self._dead = f"{type(error).__name__}: {error}"
-            self._fail_all(EngineDead(self._dead))
             traceback.clear_frames(error.__traceback__)
         finally:
             # Arrays and compiled steps must be freed in the thread that made them: MLX aborts the
             # process at exit otherwise.
-            for job in list(self._running):
-                self._drop(job)
-            self._cache.clear()
             gc.collect()
 
     def _serve(self) -> None:
         shop = self._load()
-        if shop is not None:
-            self._work(shop)
+        if shop is None:
+            return
+        try:
+            self._work(shop, IdleWork(shop))
+        except BaseException as error:
+            log.exception("the worker thread died")
+            self._die(f"{type(error).__name__}: {error}")
+            raise
+        finally:
+            for job in list(self._running):
+                self._drop(job)
+            if self._dead is None:
+                shop.cache.close(CLOSE_CACHE_S)
+            shop.cache.clear()
 
     def _load(self) -> Workshop | None:
+        self._working = False  # loading takes as long as it takes
         try:
             model = self._backend.load()
             model.warm_up()
             closing = model.tokenizer.encode(self._closing_text, allow_special=True)
             turns = self._backend.turns()
+            cache = self._open_cache(model)
         except BaseException as error:
             self._dead = f"loading failed: {error}"
             # The error leaves this thread; arrays in the frames it went through must not.
@@ -175,85 +229,200 @@ class Worker:
             self._on_ready(None, error)
             return None
         self.turns = turns
-        self._on_ready(Facts.of(model), None)
-        return Workshop(model, self._backend, self._cache, turns, tuple(closing), self._clock)
+        facts = Facts.of(model)
+        shop = Workshop(
+            model,
+            facts,
+            self._backend,
+            cache,
+            model.decoder(alone=self._limits.deterministic),
+            turns,
+            tuple(closing),
+            self._clock,
+            self._limits.deterministic,
+        )
+        self._measure(shop)
+        self._on_ready(facts, None)
+        return shop
 
-    def _work(self, shop: Workshop) -> None:
-        while True:
+    def _work(self, shop: Workshop, idle: IdleWork) -> None:
+        while self._dead is None:
+            turn = None
             with self._change:
-                turn = self._next_turn()
                 while turn is None and not self._stopping:
+                    self._drop_ended()
+                    turn = self._scheduler.next()
+                    if turn is not None or idle.waiting:
+                        break
                     self._change.wait()
-                    turn = self._next_turn()
                 if self._stopping:
                     break
+            self._progress_at, self._working = self._clock(), True
             if turn is not None:
-                self._take(turn, shop)
-        self._fail_all(Draining())
+                self._take(turn, shop, idle)
+            else:
+                self._use_idle_time(shop, idle)
+            self._progress_at, self._working = self._clock(), False
+            self._measure(shop)
+        self._fail_all(Draining() if self._dead is None else EngineDead(self._dead))
 
-    def _next_turn(self) -> Turn[Job] | None:
-        self._drop_ended()
-        return self._scheduler.next()
-
-    def _take(self, turn: Turn[Job], shop: Workshop) -> None:
-        """Does one piece of work; a failure ends that request only."""
-        job = turn.key
-        fed = 1
+    def _take(self, turn: Turn[Job], shop: Workshop, idle: IdleWork) -> None:
+        """Does one piece of work; a failure ends the requests that are in it, and nothing else."""
+        fed = 0
         try:
-            fed = self._do(turn, shop)
+            if isinstance(turn, Admit):
+                fed = self._admit(turn.key, shop)
+            elif isinstance(turn, Prefill):
+                fed = self._prefill(turn.key, turn.tokens, shop)
+            else:
+                fed = self._decode(shop, idle)
         except Exception as error:
-            self._fail(job, error)
+            if self._dead is not None:  # it came back too late: everybody was told long ago
+                return
+            jobs = [turn.key] if isinstance(turn, (Admit, Prefill)) else self._abandon_rows(shop)
+            self._step_failed(jobs, error, shop)
         with self._change:
             self._scheduler.done(fed)
-        self._progress_at = self._clock()
-        self._cache_figures = (self._cache.nbytes, self._cache.entries)
 
-    def _do(self, turn: Turn[Job], shop: Workshop) -> int:
-        job, fed = turn.key, 1
-        if isinstance(turn, Admit):
-            running = self._running[job] = Running(job, shop)
-            running.begin()
+    def _admit(self, job: Job, shop: Workshop) -> int:
+        if not make_room(job, shop.model, shop.cache):
             with self._change:
-                if running.prefilled:
-                    self._scheduler.decoding(job)
-                else:
-                    self._scheduler.prefilling(job)
-            return fed
-        running = self._running[job]
-        if isinstance(turn, Prefill):
-            fed = running.prefill(turn.tokens)
+                # Alone, it may try: what it will need is an estimate.
+                if self._scheduler.active > 1:
+                    self._scheduler.postpone(job)
+                    return 0
+        running = self._running[job] = Running(job, shop)
+        running.begin()
+        with self._change:
             if running.prefilled:
-                with self._change:
-                    self._scheduler.decoding(job)
-        elif isinstance(turn, Step):
-            running.step()
-            if running.finished:
-                self._drop(job)
+                self._scheduler.decoding(job)
+            else:
+                self._scheduler.prefilling(job, running.left, running.cached)
+        self._own(running)
+        return 1
+
+    def _prefill(self, job: Job, tokens: int, shop: Workshop) -> int:
+        running = self._running[job]
+        try:
+            fed = running.prefill(min(tokens, self._chunk_limits.get(job, tokens)))
+        except Exception as error:
+            if not is_memory_error(error) or job in self._chunk_limits:
+                raise
+            log.warning("out of memory in a prompt: the prompt cache is emptied and it starts over")
+            shop.cache.clear()
+            running.close()
+            self._chunk_limits[job] = max(1, tokens // 4)
+            running = self._running[job] = Running(job, shop)
+            running.begin(again=True)
+            return 0
+        if running.prefilled:
+            with self._change:
+                self._scheduler.decoding(job)
+            self._own(running)
         return fed
 
-    def _fail(self, job: Job, error: Exception) -> None:
-        if isinstance(error, EngineError):
-            failure = error
-        elif isinstance(error, MemoryError) or _is_memory(error):
+    def _own(self, running: Running) -> None:
+        for row in running.rows:
+            self._owners[row] = running
+
+    def _decode(self, shop: Workshop, idle: IdleWork) -> int:
+        for generation, token in shop.decoder.step():
+            running = self._owners.get(generation)
+            if running is None or running.job not in self._running:
+                continue  # its request failed a moment ago, with another of its rows
+            job = running.job
+            try:
+                done = running.take(generation, token)
+            except EngineError as error:
+                self._fail(job, error)
+                continue
+            except Exception as error:
+                log.error("request %s failed", job.id, exc_info=error)
+                self._fail(job, _step_failure(error))
+                continue
+            if done:
+                del self._owners[generation]
+                with self._change:
+                    self._scheduler.rows_done(job)
+            if running.finished:
+                idle.after(running)
+                self._drop(job)
+        return 1
+
+    def _abandon_rows(self, shop: Workshop) -> list[Job]:
+        """The requests in a step that failed; their states are lost."""
+        shop.decoder.abandon()
+        jobs = dict.fromkeys(running.job for running in self._owners.values())
+        self._owners.clear()
+        return list(jobs)
+
+    def _step_failed(self, jobs: list[Job], error: Exception, shop: Workshop) -> None:
+        """Ends the requests of a step that raised, and finds out whether the device still works."""
+        if is_memory_error(error):
             log.warning("out of memory: the prompt cache is emptied: %s", error)
-            self._cache.clear()
-            failure = OutOfMemory()
-        else:
-            log.error("request %s failed in a step", job.id, exc_info=error)
-            failure = StepFailed(f"The engine failed on this request: {type(error).__name__}.")
-        job.mailbox.close(failure)
+            shop.cache.clear()
+            for job in jobs:
+                self._fail(job, OutOfMemory())
+            return
+        log.error("a step of %s failed", ", ".join(j.id for j in jobs), exc_info=error)
+        for job in jobs:
+            self._fail(job, _step_failure(error))
+        now, before = self._clock(), self._failed_at
+        self._failed_at = now
+        if before is not None and now - before < FAILURES_APART_S:
+            self._die(f"two steps failed within {now - before:.0f} s: {type(error).__name__}")
+            return
+        try:
+            shop.model.self_test()
+        except Exception as failure:
+            log.exception("the self-test failed")
+            self._die(f"the self-test failed after a failed step: {type(failure).__name__}")
+
+    def _use_idle_time(self, shop: Workshop, idle: IdleWork) -> None:
+        try:
+            idle.work()
+        except Exception:
+            log.exception("work in idle time failed; it is given up")
+            idle.give_up()
+        if not idle.waiting:
+            try:
+                self._check_integrity(shop)
+            except AssertionError:
+                log.exception("the accounts do not add up; all that is held is freed")
+                self._abandon_rows(shop)
+                shop.cache.clear()
+
+    def _check_integrity(self, shop: Workshop) -> None:
+        """Idle: no slot may be taken and no row decode, and the cache's accounts must agree."""
+        with self._change:
+            busy = bool(self._jobs)
+            self._scheduler.check()
+        if not busy and (self._running or self._owners or shop.decoder.members):
+            raise AssertionError("nothing is asked for, but states are held")
+        shop.cache.check()
+
+    def _fail(self, job: Job, error: EngineError) -> None:
+        job.mailbox.close(error)
         self._drop(job)
+
+    def _die(self, reason: str) -> None:
+        self._dead = reason
+        self._fail_all(EngineDead(reason))
 
     def _drop(self, job: Job) -> None:
         """Forgets a job and frees its state."""
         with self._change:
             self._forget(job)
+        self._chunk_limits.pop(job, None)
         running = self._running.pop(job, None)
-        if running is not None:
-            try:
-                running.close()
-            except Exception:
-                log.exception("request %s: freeing its state failed", job.id)
+        if running is None:
+            return
+        for row in running.rows:
+            self._owners.pop(row, None)
+        try:
+            running.close()
+        except Exception:
+            log.exception("request %s: freeing its state failed", job.id)
 
     def _drop_ended(self) -> None:
         """Drops jobs that were cancelled or whose time is up. Holds the lock."""
@@ -272,10 +441,6 @@ class Worker:
         self._jobs.discard(job)
         self._change.notify_all()
 
-    def _check_room(self) -> None:
-        if self._scheduler.full:
-            raise QueueFull(self._scheduler.retry_after())
-
     def _fail_all(self, error: EngineError) -> None:
         with self._change:
             jobs = list(self._jobs)
@@ -284,8 +449,25 @@ class Worker:
         for job in jobs:
             job.mailbox.close(error)
 
+    def _stack(self) -> str:
+        """Where the worker thread is."""
+        frame = sys._current_frames().get(self._thread.ident or 0)
+        return "".join(traceback.format_stack(frame)) if frame else "the thread has ended"
 
-def _is_memory(error: Exception) -> bool:
-    """Whether an error of MLX, which has no type of its own for it, says that memory ran out."""
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(words in text for words in _MEMORY_WORDS)
+    def _measure(self, shop: Workshop) -> None:
+        memory = shop.model.memory()
+        self._figures = Figures(
+            shop.cache.nbytes,
+            shop.cache.entries,
+            shop.cache.disk_bytes,
+            {
+                "active_bytes": memory.active_bytes,
+                "peak_bytes": memory.peak_bytes,
+                "limit_bytes": memory.limit_bytes,
+            },
+        )
+
+
+def _step_failure(error: Exception) -> StepFailed:
+    """What the client is told; the details are in the log."""
+    return StepFailed(f"The engine failed on this request: {type(error).__name__}.")

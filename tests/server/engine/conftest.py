@@ -89,24 +89,35 @@ def next_token(keys: Sequence[int], seed: int) -> int:
 
 @dataclass
 class Model:
-    """Set a fault to make the next matching call raise (or return, for `poison`) once."""
+    """Set a fault to make matching calls raise, `fault_times` times after `fault_after` calls;
+    with `poison` a row gives logits that are not finite, once."""
 
     context_length: int = 4000
     prefill_fault: BaseException | None = None
     step_fault: BaseException | None = None
     snapshot_fault: BaseException | None = None
-    poison: bool = False
+    self_test_fault: BaseException | None = None
+    load_fault: BaseException | None = None
     fault_after: int = 0
+    fault_times: int = 1
+    poison: bool = False
     prefilled: list[int] = field(default_factory=list)
     steps: int = 0
+    most_rows: int = 0
+    self_tests: int = 0
     live: set[int] = field(default_factory=set)
     gate: threading.Event = field(default_factory=threading.Event)
     name: str = "fake"
     is_demo: bool = False
+    on_gpu: bool = False
+    fingerprint: str = "fake"
+    bytes_per_token: int = 8
+    bytes_per_sequence: int = 64
+    active_bytes: int = 0
+    limit_bytes: int = 1 << 30
     tokenizer: Tokenizer = field(default_factory=Tokenizer)
     template: Any = None
     config: Any = None
-    load_fault: BaseException | None = None
 
     def __post_init__(self) -> None:
         self.gate.set()
@@ -127,13 +138,30 @@ class Model:
     def generation(self, sampling: Any) -> Generation:
         return Generation(self, sampling)
 
+    def decoder(self, *, alone: bool) -> Decoder:
+        return Decoder(self)
+
+    def memory(self) -> Any:
+        return SimpleNamespace(
+            active_bytes=self.active_bytes, peak_bytes=0, limit_bytes=self.limit_bytes
+        )
+
+    def self_test(self) -> None:
+        self.self_tests += 1
+        self.fault("self_test_fault")
+
     def fault(self, name: str) -> None:
         error = getattr(self, name)
-        if error is not None and self.fault_after == 0:
-            setattr(self, name, None)
-            raise error
-        if error is not None:
+        if error is None:
+            return
+        if self.fault_after:
             self.fault_after -= 1
+            return
+        self.fault_times -= 1
+        if not self.fault_times:
+            setattr(self, name, None)
+            self.fault_times = 1
+        raise error
 
 
 class Generation:
@@ -142,7 +170,7 @@ class Generation:
         self.seed = sampling.seed
         self.keys: list[int] = []
         self.digest = 0
-        self.ready: int | None = None
+        self.first: int | None = None  # the prompt's last token, fed by the first step
         model.live.add(id(self))
 
     @property
@@ -163,18 +191,22 @@ class Generation:
         self.digest = recurrent.digest
         assert self.keys == list(tokens)
 
+    def fork(self, sampling: Any) -> Generation:
+        other = Generation(self.model, sampling)
+        other.feed(self.keys)
+        return other
+
     def prefill(self, tokens: Sequence[int]) -> None:
         assert self.model.gate.wait(20)
         self.model.fault("prefill_fault")
         self.model.prefilled.append(len(tokens))
         self.feed(tokens)
 
-    def step(self, token: int | None = None) -> int:
-        assert self.model.gate.wait(20)
-        self.model.fault("step_fault")
-        self.model.steps += 1
-        if token is not None:
-            self.feed([token])
+    def step(self) -> int | None:
+        if self.first is not None:
+            self.feed([self.first])
+            self.first = None
+            return None
         if self.model.poison and self.model.fault_after == 0:
             self.model.poison = False
             return -1
@@ -202,11 +234,42 @@ class Generation:
         self.model.live.discard(id(self))
 
 
+@dataclass
+class Decoder:
+    model: Model
+    rows: list[Generation] = field(default_factory=list)
+
+    @property
+    def members(self) -> tuple[Generation, ...]:
+        return tuple(self.rows)
+
+    def join(self, generation: Generation, token: int) -> None:
+        generation.first = token
+        self.rows.append(generation)
+
+    def leave(self, generation: Generation) -> None:
+        if generation in self.rows:
+            self.rows.remove(generation)
+
+    def step(self) -> list[tuple[Generation, int]]:
+        assert self.model.gate.wait(20)
+        self.model.fault("step_fault")
+        self.model.steps += 1
+        self.model.most_rows = max(self.model.most_rows, len(self.rows))
+        told = [(row, row.step()) for row in self.rows]
+        return [(row, token) for row, token in told if token is not None]
+
+    def abandon(self) -> list[Generation]:
+        rows, self.rows = self.rows, []
+        return rows
+
+
 @dataclass(frozen=True)
 class Prompt:
     tokens: list[int]
     boundaries: tuple[int, ...]
     generation_prompt_length: int = 1
+    sections: tuple[Any, ...] = ()
 
 
 class Turns:

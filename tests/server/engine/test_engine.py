@@ -124,7 +124,8 @@ def test_max_tokens_and_stop_strings(lab: Any):
         assert (told.content, told.finished[0].reason) == ("abc", "length")
         told = await lab.ask(engine, "say abcdef", stop=("de",))
         assert (told.content, told.finished[0].reason) == ("abc", "stop")
-        assert len(lab.turns.kept) == 0, "only whole turns are remembered"
+        kept = [turn[2] for turn in lab.turns.kept]
+        assert kept == ["abc"], "an answer cut by a stop string does not come back whole"
 
     lab.run(check)
 
@@ -251,8 +252,9 @@ def test_many_at_once_all_get_their_own_answer(lab: Any):
         asked = [f"{'p' * (i * 37)} say answer {i}" for i in range(20)]
         told = await asyncio.gather(*(lab.ask(engine, text) for text in asked))
         assert [t.content for t in told] == [f"answer {i}" for i in range(20)]
+        assert 1 < lab.model.most_rows <= 3
 
-    lab.run(check, max_active=3)
+    lab.run(check, max_batch=3)
 
 
 def test_a_full_queue_refuses_with_a_time_to_come_back(lab: Any):
@@ -269,7 +271,7 @@ def test_a_full_queue_refuses_with_a_time_to_come_back(lab: Any):
         assert [(await lab.read(stream)).content for stream in held] == ["a"] * 3
         assert (await lab.ask(engine, "say b")).content == "b"
 
-    lab.run(check, max_active=1, max_queue=2)
+    lab.run(check, max_batch=1, max_queue=2)
 
 
 @pytest.mark.parametrize("phase", ["queue", "prefill", "decode"])
@@ -301,7 +303,7 @@ def test_a_cancelled_request_frees_its_place(lab: Any, phase: str):
         assert not lab.model.live
         assert lab.model.steps < 1500
 
-    lab.run(check, max_active=1)
+    lab.run(check, max_batch=1)
 
 
 def test_an_abandoned_stream_cancels_itself(lab: Any):

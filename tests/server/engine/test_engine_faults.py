@@ -15,6 +15,7 @@ from server.engine.errors import (
     RequestTimeout,
     StepFailed,
 )
+from server.engine.events import Started
 
 
 @pytest.mark.parametrize("fault", ["prefill_fault", "step_fault", "snapshot_fault"])
@@ -31,42 +32,126 @@ def test_an_exception_fails_its_request_and_the_next_one_is_served(lab: Any, fau
     lab.run(check)
 
 
-def test_an_exception_leaves_the_others_alone(lab: Any):
+def test_an_exception_in_a_step_fails_all_its_rows_once_each_and_nobody_else(lab: Any):
     async def check(engine: Engine) -> None:
         lab.model.gate.clear()
-        streams = [await engine.submit(lab.request(f"say {'n' * 20}{i}")) for i in range(4)]
-        lab.model.fault_after = 10
+        streams = [await engine.submit(lab.request(f"say {'n' * 200}{i}")) for i in range(4)]
+        lab.model.fault_after = 60
         lab.model.step_fault = RuntimeError("injected")
         lab.model.gate.set()
-        told = await asyncio.gather(*map(lab.read, streams))
-        failed = [t for t in told if t.error is not None]
-        assert len(failed) == 1
-        whole = [t.content for t in told if t.error is None]
-        assert sorted(whole) == sorted({f"{'n' * 20}{i}" for i in range(4)} & set(whole))
-        assert len(whole) == 3
+        for told in await asyncio.gather(*map(lab.read, streams)):
+            assert isinstance(told.error, StepFailed)
+            assert 0 < len(told.content) < 200
+        assert (await lab.ask(engine, "say next")).content == "next"
+        assert lab.model.self_tests == 1
+        assert engine.health().status == "ready"
 
     lab.run(check)
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        MemoryError(),
-        RuntimeError("[malloc] Unable to allocate 9 bytes."),
-        RuntimeError("Out of memory"),
-    ],
-)
-def test_out_of_memory_empties_the_cache_and_goes_on(lab: Any, error: Exception):
+def test_a_failing_prompt_leaves_the_streams_alone(lab: Any):
+    async def check(engine: Engine) -> None:
+        stream = await engine.submit(lab.request(f"say {'n' * 900}"))
+        await lab.until(lambda: lab.model.steps > 3)
+        lab.model.prefill_fault = RuntimeError("injected")
+        assert isinstance((await lab.ask(engine, "x" * 100 + "say x")).error, StepFailed)
+        assert (await lab.read(stream)).content == "n" * 900
+
+    lab.run(check)
+
+
+def test_a_second_failed_step_soon_after_is_the_end(lab: Any):
+    async def check(engine: Engine) -> None:
+        for _ in range(2):
+            lab.model.step_fault = RuntimeError("injected")
+            assert (await lab.ask(engine, "say x")).error is not None
+        await lab.until(lambda: engine.health().status == "dead")
+        assert "two steps failed" in str(engine.health().reason)
+        with pytest.raises(EngineDead):
+            await lab.ask(engine, "say x")
+
+    lab.run(check)
+
+
+def test_a_failed_self_test_is_the_end(lab: Any):
+    async def check(engine: Engine) -> None:
+        lab.model.step_fault = RuntimeError("injected")
+        lab.model.self_test_fault = RuntimeError("zeros")
+        assert isinstance((await lab.ask(engine, "say x")).error, StepFailed)
+        await lab.until(lambda: engine.health().status == "dead")
+        assert "self-test" in str(engine.health().reason)
+
+    lab.run(check)
+
+
+def test_a_step_that_does_not_come_back_is_seen_and_everybody_told(lab: Any):
+    async def check(engine: Engine) -> None:
+        lab.model.gate.clear()
+        streams = [await engine.submit(lab.request(f"say {i}")) for i in range(3)]
+        for told in await asyncio.gather(*map(lab.read, streams)):
+            assert isinstance(told.error, EngineDead)
+        health = engine.health()
+        assert health.status == "dead"
+        assert "did not return within 0.3 s" in str(health.reason)
+        with pytest.raises(EngineDead):
+            await lab.ask(engine, "say x")
+        lab.model.gate.set()
+
+    lab.run(check, watchdog_s=0.3, max_batch=1)
+
+
+MEMORY_ERRORS = [
+    MemoryError(),
+    RuntimeError("[malloc] Unable to allocate 9 bytes."),
+    RuntimeError("Out of memory"),
+]
+
+
+@pytest.mark.parametrize("error", MEMORY_ERRORS)
+def test_out_of_memory_in_a_prompt_empties_the_cache_and_tries_smaller(lab: Any, error: Exception):
     async def check(engine: Engine) -> None:
         await lab.ask(engine, "say first")
         assert engine.health().cache_bytes > 0
+        lab.model.prefilled.clear()
         lab.model.prefill_fault = error
-        told = await lab.ask(engine, "say other")
+        told = await lab.ask(engine, "x" * 600 + "say other")
+        assert told.content == "other"
+        assert sum(isinstance(event, Started) for event in told.events) == 1
+        assert max(lab.model.prefilled) <= 128
+        lab.model.prefill_fault, lab.model.fault_times = error, 2
+        told = await lab.ask(engine, "y" * 600 + "say more")
         assert isinstance(told.error, OutOfMemory)
         await lab.until(lambda: engine.health().cache_bytes == 0)
         assert (await lab.ask(engine, "say first")).content == "first"
+        assert engine.health().status == "ready"
 
     lab.run(check)
+
+
+@pytest.mark.parametrize("error", MEMORY_ERRORS)
+def test_out_of_memory_in_a_step_fails_its_rows_and_goes_on(lab: Any, error: Exception):
+    async def check(engine: Engine) -> None:
+        for _ in range(3):
+            lab.model.step_fault = error
+            assert isinstance((await lab.ask(engine, "say other")).error, OutOfMemory)
+            assert (await lab.ask(engine, "say first")).content == "first"
+
+    lab.run(check)
+
+
+def test_a_request_waits_until_there_is_memory_for_it(lab: Any):
+    async def check(engine: Engine) -> None:
+        lab.model.gate.clear()
+        first = await engine.submit(lab.request("say " + "a" * 500))
+        await lab.until(lambda: engine.health().active == 1)
+        lab.model.active_bytes = lab.model.limit_bytes
+        second = await engine.submit(lab.request("say b"))
+        lab.model.gate.set()
+        assert (await lab.read(first)).content == "a" * 500
+        assert (await lab.read(second)).content == "b", "alone it may try"
+        assert lab.model.most_rows == 1
+
+    lab.run(check, prompt_cache_bytes=0)
 
 
 def test_logits_that_are_not_finite_fail_the_request_and_are_never_cached(lab: Any):
@@ -78,6 +163,21 @@ def test_logits_that_are_not_finite_fail_the_request_and_are_never_cached(lab: A
         told = await lab.ask(engine, "say poison")
         assert told.content == "poison"
         assert told.finished[0].usage.cached_tokens == 0
+
+    lab.run(check)
+
+
+def test_a_bad_row_leaves_the_rest_of_its_step_alone(lab: Any):
+    async def check(engine: Engine) -> None:
+        lab.model.gate.clear()
+        streams = [await engine.submit(lab.request(f"say {'n' * 20}{i}")) for i in range(4)]
+        lab.model.poison, lab.model.fault_after = True, 30
+        lab.model.gate.set()
+        told = await asyncio.gather(*map(lab.read, streams))
+        assert [isinstance(t.error, StepFailed) for t in told].count(True) == 1
+        whole = [t.content for t in told if t.error is None]
+        assert len(set(whole)) == 3
+        assert set(whole) < {f"{'n' * 20}{i}" for i in range(4)}
 
     lab.run(check)
 
@@ -122,7 +222,7 @@ def test_a_dead_worker_tells_everyone_and_refuses_the_next(lab: Any):
         with pytest.raises(EngineDead):
             await lab.ask(engine, "say x")
 
-    lab.run(check, max_active=1)
+    lab.run(check, max_batch=1)
 
 
 def test_a_model_that_does_not_load_is_told_to_start(lab: Any):
@@ -152,7 +252,7 @@ def test_a_request_past_its_time_fails(lab: Any, phase: str):
             assert (await lab.read(first)).content == "first"
         assert (await lab.ask(engine, "say next")).content == "next"
 
-    lab.run(check, max_active=1)
+    lab.run(check, max_batch=1)
 
 
 def test_the_setting_is_the_time_of_those_that_say_nothing(lab: Any):
@@ -192,4 +292,4 @@ def test_stop_ends_what_is_left_with_a_proper_event(lab: Any):
         for stream in streams:
             assert isinstance((await lab.read(stream)).error, Draining)
 
-    lab.run(check, max_active=1)
+    lab.run(check, max_batch=1)

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from model.loading import load_model
 from model.sampling import SamplingParams
+from model.thinking import CLOSING_TEXT
 from server.engine import Engine, EngineSettings, GenerationRequest, Thinking
 from server.engine.events import ContentDelta, Finished, ReasoningDelta
 from server.engine.job import Job
@@ -25,7 +26,6 @@ from server.engine.ports import Facts, backend
 from server.engine.prompt_cache import PromptCache
 from server.engine.running import Running, Workshop
 
-CLOSING = "\n\nI have thought long enough, so I will answer now.\n</think>\n\n"
 GREEDY = SamplingParams(temperature=0.0)
 NEAR_TIE = 1e-3
 
@@ -39,7 +39,7 @@ class Bench:
     def __post_init__(self) -> None:
         self.backend = backend(None, None)
         self.turns = self.backend.turns()
-        self.closing = tuple(self.model.tokenizer.encode(CLOSING, allow_special=True))
+        self.closing = tuple(self.model.tokenizer.encode(CLOSING_TEXT, allow_special=True))
 
     def encode(self, request: GenerationRequest) -> Any:
         return self.backend.encode(Facts.of(self.model), request, self.turns)
@@ -56,16 +56,29 @@ class Bench:
         mailbox = Mailbox(lambda: None)
         job = Job("x", request, self.encode(request), mailbox, 0.0, float("inf"))
         memory = _Recorder(turns)
-        shop = Workshop(self.model, self.backend, cache, memory, self.closing, time.monotonic)
+        decoder = self.model.decoder()
+        shop = Workshop(
+            self.model,
+            Facts.of(self.model),
+            self.backend,
+            cache,
+            decoder,
+            memory,
+            self.closing,
+            time.monotonic,
+        )
         running = Running(job, shop)
         running.begin()
         sizes = iter(chunks * 10_000)
         while not running.prefilled:
             running.prefill(next(sizes))
-        answers = [choice.answer for choice in running._choices]
+        generated: dict[Any, list[int]] = {row: [] for row in running.rows}
         while not running.finished:
-            running.step()
-        return mailbox.take(), answers[0].tokens
+            for row, token in decoder.step():
+                generated[row].append(token)
+                running.take(row, token)
+        assert not decoder.members
+        return mailbox.take(), next(iter(generated.values()))
 
 
 class _Recorder:
@@ -273,7 +286,7 @@ def test_logits_after_a_restore_are_those_of_the_whole(bench: Bench, cuts: list[
         generation.release()
         generation = model.generation(GREEDY)
         generation.restore(spans, snapshot, tokens[:fed])
-    hidden = model.steps.prefill(generation._state, tokens[fed:])
+    hidden = model.steps.prefill(generation.row.state, tokens[fed:])
     restored = model.network.logits(hidden)[0]
     whole = model.logits(tokens)[fed:]
     assert abs(restored - whole).max().item() <= 1e-4 * max(1.0, abs(whole).max().item())

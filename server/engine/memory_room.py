@@ -1,0 +1,37 @@
+"""Whether a request fits into memory, by what is in use now, and what to give up for it.
+
+Knows bytes, the model's figures and the prompt cache; nothing of turns.
+"""
+
+from __future__ import annotations
+
+from server.engine.job import Job
+from server.engine.ports import Model
+from server.engine.prompt_cache import PromptCache
+
+# Tokens that an answer without a limit is expected to have.
+EXPECTED_ANSWER = 2048
+# A row is copied when the company of a step changes, and capacities come in steps of half.
+SPARE = 2
+_MEMORY_WORDS = ("out of memory", "bad_alloc", "failed to allocate", "unable to allocate")
+
+
+def make_room(job: Job, model: Model, cache: PromptCache) -> bool:
+    """Whether `job` fits, after giving up as much of the prompt cache as that takes."""
+    request = job.request
+    answer = min(request.max_tokens or EXPECTED_ANSWER, EXPECTED_ANSWER)
+    tokens = len(job.prompt.tokens) + answer * request.n
+    needed = SPARE * (tokens * model.bytes_per_token + request.n * model.bytes_per_sequence)
+    memory = model.memory()
+    missing = memory.active_bytes + needed - memory.limit_bytes
+    if missing <= 0:
+        return True
+    return cache.shed(missing) >= missing
+
+
+def is_memory_error(error: Exception) -> bool:
+    """Whether an error of MLX, which has no type of its own for it, says that memory ran out."""
+    if isinstance(error, MemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(words in text for words in _MEMORY_WORDS)
