@@ -7,7 +7,7 @@ gets slower or faster meanwhile does so for both.
 from __future__ import annotations
 
 import argparse
-import json
+import importlib
 import os
 import sys
 import time
@@ -16,11 +16,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from server.bench import report, servers, workloads
+from server.bench import peers, report, servers, workloads
 from server.bench.client import BenchError, ChatClient
+from server.bench.ideal import end_tokens
 from server.bench.workloads import Measurement
 
 DEFAULT_SIZES = (128, 928, 3000)
+MODES = {"replay": "server.bench.replay_command", "serve": "server.bench.serve_command"}
 DEMO = Path(__file__).resolve().parents[2] / "model" / "demo" / "checkpoint"
 
 
@@ -28,13 +30,15 @@ def parser() -> argparse.ArgumentParser:
     """The command line of `mxserve bench`."""
     arguments = argparse.ArgumentParser(
         prog="mxserve bench",
-        description="Measures time to first token, prefill, decode and the model card's own chat.",
+        description="Measures time to first token, prefill, decode and the model card's own chat. "
+        "`mxserve bench replay` measures the prompt cache, `mxserve bench serve` many streams at "
+        "once; each has its own --help.",
     )
     arguments.add_argument(
         "--url", help="measure the server at this address instead of starting one"
     )
     arguments.add_argument("--model", help="checkpoint folder (default: the embedded demo)")
-    arguments.add_argument("--vs", choices=[servers.PEER], help="compare on the same checkpoint")
+    arguments.add_argument("--vs", choices=["mlx-lm"], help="compare on the same checkpoint")
     arguments.add_argument(
         "--vs-openblas", action="store_true", help="Linux: give the other server OpenBLAS too"
     )
@@ -64,10 +68,13 @@ def _sizes(text: str) -> tuple[int, ...]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit status."""
-    options = parser().parse_args(argv)
+    """Runs the command, `replay` and `serve` in their own modules; returns its exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words and words[0] in MODES:
+        return importlib.import_module(MODES[words[0]]).main(words[1:])
+    options = parser().parse_args(words)
     try:
-        folder = _folder(options.model)
+        folder = checkpoint_folder(options.model)
         runs, conditions = _measure(options, folder)
     except BenchError as error:
         print(f"mxserve bench: {error}", file=sys.stderr)
@@ -82,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _folder(model: str | None) -> Path | None:
+def checkpoint_folder(model: str | None) -> Path | None:
     """The folder of `--model`; None without it. Raises BenchError when there is no such folder."""
     if model is None:
         return None
@@ -103,12 +110,13 @@ def _measure(
         if not options.url:
             started.append(servers.own_server(folder))
         if options.vs:
-            started.append(servers.peer_server(folder or DEMO, openblas=options.vs_openblas))
+            peer = peers.PEERS[options.vs]
+            started.append(peers.peer_server(peer, folder or DEMO, openblas=options.vs_openblas))
         clients: dict[str, ChatClient] = {}
         if options.url:
             clients["mxserve"] = open_.enter_context(ChatClient(options.url, api_key=key))
         for server in started:
-            _say(f"starting {server.name}")
+            say(f"starting {server.name}")
             open_.enter_context(server)
             client = ChatClient(server.url, model=server.model_name)
             clients[server.name] = open_.enter_context(client)
@@ -119,7 +127,7 @@ def _measure(
         "sizes": list(options.sizes),
         "decode_tokens": workloads.DECODE_TOKENS,
         "end_tokens_banned_while_decoding": bool(banned),
-        "peer": f"{servers.PEER} {servers.PEER_VERSION}" if options.vs else None,
+        "peer": peers.PEERS[options.vs].title if options.vs else None,
         "peer_openblas": bool(options.vs_openblas) if options.vs else None,
         "load_average_before": load_before,
         "load_average_after": report.load_average(),
@@ -140,7 +148,7 @@ def _rounds(
             pass
     runs: dict[str, list[Measurement]] = {name: [] for name in clients}
     for round_ in range(options.rounds):
-        _say(f"round {round_ + 1} of {options.rounds}")
+        say(f"round {round_ + 1} of {options.rounds}")
         for name, client in _turns(clients, round_):
             for size in options.sizes:
                 nonce = base + 100_000 * (round_ + 1) + size
@@ -161,35 +169,23 @@ def _turns(clients: dict[str, ChatClient], round_: int) -> Iterator[tuple[str, C
 def _end_tokens(folder: Path | None, url: str | None) -> tuple[int, ...]:
     """The ids that end an answer, to be banned where 128 tokens are wanted; empty for a server
     whose checkpoint is not at hand."""
-    if url and folder is None:
-        return ()
-    ids: set[int] = set()
-    for name in ("generation_config.json", "config.json"):
-        file = (folder or DEMO) / name
-        if file.is_file():
-            found = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
-            ids.update([found] if isinstance(found, int) else found or [])
-    return tuple(sorted(ids))
+    return () if url and folder is None else end_tokens(folder or DEMO)
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Progress, beside the result on standard output."""
     print(text, file=sys.stderr, flush=True)
 
 
 def _page(result: dict[str, Any], runs: dict[str, list[Measurement]]) -> str:
-    machine, conditions = result["machine"], result["conditions"]
-    before, after = (conditions[f"load_average_{when}"][0] for when in ("before", "after"))
-    lines = [
-        f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB, "
-        f"{machine['system']} {machine['architecture']}; "
-        + ", ".join(f"{name} {version}" for name, version in result["versions"].items()),
-        f"model: {conditions['model']}; {conditions['rounds']} rounds; "
-        f"load average {before} before, {after} after",
-        "",
-        report.table(runs),
-        "",
-        "median [least..most]. A ratio marked ~ may be noise: the ranges touch, or one round ran.",
-    ]
-    if before > 0.5 * (machine["cores"] or 1):
-        lines.append("The machine was busy with other work: these figures are distorted by it.")
-    return "\n".join(lines)
+    conditions = result["conditions"]
+    return "\n".join(
+        [
+            report.headline(result),
+            f"model: {conditions['model']}; {conditions['rounds']} rounds",
+            "",
+            report.table(runs),
+            "",
+            report.NOISE,
+        ]
+    )

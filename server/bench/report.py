@@ -20,6 +20,7 @@ from typing import Any
 
 from server.bench.workloads import Measurement
 
+NOISE = "median [least..most]. A ratio marked ~ may be noise: the ranges touch, or one round ran."
 Runs = Mapping[str, Sequence[Measurement]]  # server name -> its measurements
 
 
@@ -126,16 +127,24 @@ def _card_best(runs: Runs) -> dict[str, Spread]:
 
 def table(runs: Runs) -> str:
     """The figures as text: median [least..most] of each server; the ratio where there are two."""
-    servers = list(runs)
-    head = ["", *servers] + (["ratio"] if len(servers) == 2 else [])
-    rows = [head]
-    for figure in figures(runs):
+    return figures_table(figures(runs), list(runs))
+
+
+def figures_table(found: Sequence[Figure], servers: Sequence[str]) -> str:
+    """One line for each figure, one column for each server."""
+    rows = [["", *servers] + (["ratio"] if len(servers) == 2 else [])]
+    for figure in found:
         cells = [f"{figure.name}, {figure.unit}"]
         cells += [_cell(figure.spreads.get(server)) for server in servers]
         if len(servers) == 2:
             cells.append(_ratio_cell(figure.ratio(*servers)))
         rows.append(cells)
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    return aligned(rows)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of as many cells each, as columns: the first to the left, the others to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     for row in rows:
         first, *rest = (
@@ -172,7 +181,7 @@ def receipt(runs: Runs, conditions: Mapping[str, Any]) -> dict[str, Any]:
         "machine": machine(),
         "versions": versions(),
         "conditions": dict(conditions),
-        "figures": [_figure_json(figure, servers) for figure in figures(runs)],
+        "figures": [figure_json(figure, servers) for figure in figures(runs)],
         "samples": {
             server: [{"name": m.name, "round": m.round, **m.sample.as_json()} for m in measured]
             for server, measured in runs.items()
@@ -180,7 +189,8 @@ def receipt(runs: Runs, conditions: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _figure_json(figure: Figure, servers: Sequence[str]) -> dict[str, Any]:
+def figure_json(figure: Figure, servers: Sequence[str]) -> dict[str, Any]:
+    """A figure's line in the receipt."""
     line: dict[str, Any] = {
         "name": figure.name,
         "unit": figure.unit,
@@ -233,6 +243,21 @@ def versions() -> dict[str, str]:
 def load_average() -> list[float]:
     """Of the last 1, 5 and 15 minutes: others' work distorts what is measured here."""
     return [round(value, 2) for value in os.getloadavg()]
+
+
+def headline(receipt_: Mapping[str, Any]) -> str:
+    """Machine, versions and load in two lines, and a warning when others worked on it too."""
+    machine_, conditions = receipt_["machine"], receipt_["conditions"]
+    before, after = (conditions[f"load_average_{when}"][0] for when in ("before", "after"))
+    lines = [
+        f"{machine_['processor']}, {machine_['cores']} cores, {machine_['memory_gib']} GiB, "
+        f"{machine_['system']} {machine_['architecture']}; "
+        + ", ".join(f"{name} {version}" for name, version in receipt_["versions"].items()),
+        f"load average {before} before, {after} after",
+    ]
+    if before > 0.5 * (machine_["cores"] or 1):
+        lines.append("The machine was busy with other work: these figures are distorted by it.")
+    return "\n".join(lines)
 
 
 def as_text(receipt_: Mapping[str, Any]) -> str:

@@ -1,11 +1,12 @@
-"""Starts the servers that are measured: mxserve itself, and mlx-lm's in an environment of its own.
+"""Processes of the servers that are measured, and the command that starts mxserve's own.
 
-Knows processes, ports and pip. Nothing of what is then sent to a server.
+Knows processes, ports and logs. Nothing of other servers (peers.py) or of what is then sent to one.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -21,10 +22,8 @@ import httpx
 
 from server.bench.client import BenchError
 
-PEER = "mlx-lm"
-PEER_VERSION = "0.32.2"
 START_LIMIT_S = 600.0
-STOP_LIMIT_S = 15.0
+STOP_LIMIT_S = 60.0
 
 
 @dataclass(slots=True)
@@ -54,6 +53,31 @@ class ServerProcess:
 
     def __enter__(self) -> ServerProcess:
         self._log = tempfile.TemporaryFile()
+        self._start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop()
+        if self._log is not None:
+            self._log.close()
+
+    def restart(self, *, kill: bool = False) -> None:
+        """Ends the process, by SIGTERM or as a crash would, and starts it again on its port."""
+        self._stop(kill=kill)
+        self._start()
+
+    def last_in_log(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
+        """The last match in what it printed so far."""
+        assert self._log is not None  # noqa: S101 - set in __enter__
+        found = list(pattern.finditer(self._read_log()))
+        return found[-1] if found else None
+
+    def _start(self) -> None:
         self._process = subprocess.Popen(  # noqa: S603 - our own command line
             list(self.command),
             stdin=subprocess.DEVNULL,
@@ -66,15 +90,6 @@ class ServerProcess:
         except BaseException:
             self._stop()
             raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stop()
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + START_LIMIT_S
@@ -93,21 +108,26 @@ class ServerProcess:
         raise BenchError(f"{self.name} was not ready in {START_LIMIT_S:.0f} s:\n{self._log_tail()}")
 
     def _log_tail(self) -> str:
-        assert self._log is not None  # noqa: S101 - set in __enter__
-        self._log.seek(0)
-        lines = self._log.read().decode(errors="replace").splitlines()
-        return "\n".join(lines[-15:])
+        return "\n".join(self._read_log().splitlines()[-15:])
 
-    def _stop(self) -> None:
-        if self._process is not None:
+    def _read_log(self) -> str:
+        """All of it, read without moving the place where the process writes."""
+        assert self._log is not None  # noqa: S101 - set in __enter__
+        descriptor = self._log.fileno()
+        return os.pread(descriptor, os.fstat(descriptor).st_size, 0).decode(errors="replace")
+
+    def _stop(self, *, kill: bool = False) -> None:
+        if self._process is None or self._process.poll() is not None:
+            return
+        if kill:
+            self._process.kill()
+        else:
             self._process.terminate()
-            try:
-                self._process.wait(STOP_LIMIT_S)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-        if self._log is not None:
-            self._log.close()
+        try:
+            self._process.wait(STOP_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
 
 def _neutral_environment() -> dict[str, str]:
@@ -122,45 +142,17 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def own_server(model: Path | None) -> ServerProcess:
-    """This package's server on a free port, with a folder's model or the demo."""
+def own_server(
+    model: Path | None, *, flags: Sequence[str] = (), disk_cache: Path | None = None
+) -> ServerProcess:
+    """This package's server on a free port, with a folder's model or the demo.
+
+    disk_cache: the folder of its disk tier, None for none: never the user's own, which would know
+    the prompts of the last measurement.
+    """
     port = free_port()
     command = [sys.executable, "-m", "server", "serve", "--port", str(port)]
     if model is not None:
         command += ["--model", str(model)]
-    return ServerProcess("mxserve", command, port)
-
-
-def peer_server(model: Path, *, openblas: bool) -> ServerProcess:
-    """mlx-lm's server on the same folder; installs it first when it is not there.
-
-    openblas: on Linux, put OpenBLAS in front of the wheel's reference BLAS, as mxserve does.
-    """
-    port = free_port()
-    command = [str(_peer_python()), "-m", "mlx_lm", "server"]
-    command += ["--model", str(model), "--port", str(port), "--log-level", "WARNING"]
-    extra = {"LD_PRELOAD": "libopenblas.so.0"} if openblas and sys.platform == "linux" else {}
-    name = f"{PEER}+openblas" if extra else PEER
-    return ServerProcess(name, command, port, model_name="default_model", environment=extra)
-
-
-def _peer_python() -> Path:
-    """The interpreter of mlx-lm's environment in the user's cache folder, made on first use."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = base / "mxserve" / f"{PEER}-{PEER_VERSION}"
-    python = folder / "bin" / "python"
-    marker = folder / "installed"
-    if marker.exists():
-        return python
-    print(f"installing {PEER} {PEER_VERSION} into {folder} ...", file=sys.stderr, flush=True)
-    mlx = ["mlx[cpu]"] if sys.platform == "linux" else []
-    steps = (
-        [sys.executable, "-m", "venv", "--clear", str(folder)],
-        [str(python), "-m", "pip", "install", "-q", f"{PEER}=={PEER_VERSION}", *mlx],
-    )
-    for step in steps:
-        done = subprocess.run(step, capture_output=True, text=True, check=False)  # noqa: S603
-        if done.returncode:
-            raise BenchError(f"{' '.join(step)}\n{done.stderr.strip()[-2000:]}")
-    marker.touch()
-    return python
+    command += ["--disk-cache", "off" if disk_cache is None else str(disk_cache)]
+    return ServerProcess("mxserve", [*command, *flags], port)

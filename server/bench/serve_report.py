@@ -1,0 +1,190 @@
+"""The figures of `mxserve bench serve`: tables, a receipt and charts.
+
+Knows what was measured and how the plain benchmark shows figures. Measures nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from server.bench import report
+from server.bench.chart import Panel, Point
+from server.bench.load import Beside, Level, quantile
+from server.bench.report import Figure, Spread
+from server.bench.soak import Reading, Soak
+
+MIB = 1 << 20
+
+
+@dataclass(slots=True)
+class Rounds:
+    """All rounds of one server: levels by the number of streams, and the long prompts."""
+
+    levels: dict[int, list[Level]] = field(default_factory=dict)
+    beside: list[Beside] = field(default_factory=list)
+
+    @property
+    def errors(self) -> list[str]:
+        """Why requests failed, in all rounds."""
+        levels = [level for rounds in self.levels.values() for level in rounds]
+        return [error for one in (*levels, *self.beside) for error in one.errors]
+
+
+Runs = Mapping[str, Rounds]
+Pick = Callable[[Level], float | None]
+
+
+def _at(values: Sequence[float], share: float) -> float | None:
+    return quantile(values, share) * 1e3 if values else None
+
+
+PICKS: tuple[tuple[str, str, Pick], ...] = (
+    ("sum", "tok/s", lambda level: level.rate or None),
+    ("gap p50", "ms", lambda level: _at(level.gaps, 0.5)),
+    ("gap p99", "ms", lambda level: _at(level.gaps, 0.99)),
+    ("TTFT p50", "ms", lambda level: _at(level.first, 0.5)),
+    ("TTFT p99", "ms", lambda level: _at(level.first, 0.99)),
+)
+
+
+def figures(runs: Runs) -> list[Figure]:
+    """Every figure, each value one round's, the numbers of streams in order."""
+    found: list[Figure] = []
+    numbers = sorted({number for rounds in runs.values() for number in rounds.levels})
+    for name, unit, pick in PICKS:
+        for number in numbers:
+            values = {
+                server: [pick(level) for level in rounds.levels.get(number, ())]
+                for server, rounds in runs.items()
+            }
+            found.append(_figure(f"{number} streams: {name}", unit, values))
+    others: tuple[tuple[str, Callable[[Beside], float | None]], ...] = (
+        ("calm gap p99", lambda one: _at(one.calm, 0.99)),
+        ("gap p99 beside a long prompt", lambda one: _at(one.gaps, 0.99)),
+        ("longest gap beside it", lambda one: max(one.gaps) * 1e3 if one.gaps else None),
+        ("TTFT of the long prompt", lambda one: one.first * 1e3 if one.first else None),
+    )
+    for name, look in others:
+        values = {server: [look(one) for one in rounds.beside] for server, rounds in runs.items()}
+        found.append(_figure(name, "ms", values))
+    return [figure for figure in found if figure.spreads]
+
+
+def _figure(name: str, unit: str, values: Mapping[str, Sequence[float | None]]) -> Figure:
+    known = {server: [v for v in some if v is not None] for server, some in values.items()}
+    spreads = {server: Spread.of(some) for server, some in known.items() if some}
+    return Figure(name, unit, unit == "tok/s", spreads)
+
+
+def falls(rounds: Rounds) -> list[tuple[int, int, float]]:
+    """Neighbouring numbers of streams between which the median sum fell, and to what part."""
+    medians = [
+        (number, statistics.median(level.rate for level in some))
+        for number, some in sorted(rounds.levels.items())
+    ]
+    pairs = itertools.pairwise(medians)
+    return [(a, b, more / few) for (a, few), (b, more) in pairs if few > more]
+
+
+def page(runs: Runs) -> str:
+    """The tables and what has to be said about them."""
+    lines = [report.figures_table(figures(runs), list(runs)), "", report.NOISE]
+    for server, rounds in runs.items():
+        for few, many, part in falls(rounds):
+            lines.append(f"{server}: the sum falls to {part:.2f} from {few} to {many} streams.")
+        if len(rounds.levels) > 1 and not falls(rounds):
+            lines.append(f"{server}: the sum never falls when streams are added.")
+        for error, count in _counted(rounds.errors).items():
+            lines.append(f"{server}: {count} times: {error}")
+    return "\n".join(lines)
+
+
+def _counted(errors: Sequence[str]) -> dict[str, int]:
+    return {error: errors.count(error) for error in dict.fromkeys(errors)}
+
+
+def runs_json(runs: Runs) -> dict[str, Any]:
+    """Figures and every round's quantiles."""
+    servers = list(runs)
+    return {
+        "figures": [report.figure_json(figure, servers) for figure in figures(runs)],
+        "rounds": {
+            server: {
+                "levels": [level.as_json() for some in rounds.levels.values() for level in some],
+                "beside_a_long_prompt": [one.as_json() for one in rounds.beside],
+                "sum_falls": falls(rounds),
+            }
+            for server, rounds in runs.items()
+        },
+    }
+
+
+def panels(runs: Runs) -> list[Panel]:
+    """Sum, gaps and time to first token over the number of streams."""
+    found = []
+    for title, label, pick, log in (
+        ("All streams together", "tok/s", PICKS[0][2], False),
+        ("Gap between tokens, 99th percentile", "ms", PICKS[2][2], True),
+        ("Time to first token, median", "ms", PICKS[3][2], True),
+    ):
+        series = {server: _medians(rounds, pick) for server, rounds in runs.items()}
+        series = {server: points for server, points in series.items() if points}
+        marks = sorted({x for points in series.values() for x, _ in points})
+        if series:
+            found.append(Panel(title, "streams", label, series, marks, even=True, log=log))
+    return found
+
+
+def _medians(rounds: Rounds, pick: Pick) -> list[Point]:
+    points: list[Point] = []
+    for number, some in sorted(rounds.levels.items()):
+        values = [value for level in some if (value := pick(level))]
+        if values:
+            points.append((float(number), statistics.median(values)))
+    return points
+
+
+def soak_page(soak: Soak) -> str:
+    """What a soak found, in lines."""
+    tally = soak.tally
+    lines = [
+        f"{soak.streams} streams for {soak.seconds / 60:.1f} minutes: {tally.whole} whole answers, "
+        f"{tally.hung_up} hung up on, {tally.tokens:,} pieces of text",
+        f"as the reference: {tally.same}; other words: {tally.other_words}; lost: {tally.lost}; "
+        f"doubled: {tally.doubled}; refused (429): {tally.refused}; failed: {len(tally.errors)}",
+        _grown("resident memory", soak.growth(lambda reading: reading.rss)),
+        _grown("active memory", soak.growth(lambda reading: reading.active)),
+        "at the end: " + ", ".join(f"{name} {value}" for name, value in soak.idle.items()),
+    ]
+    lines += [f"FAILED: {why}" for why in soak.failures]
+    return "\n".join(lines)
+
+
+def _grown(name: str, growth: tuple[int, int] | None) -> str:
+    if growth is None:
+        return f"{name}: too few readings"
+    before, after = growth
+    return (
+        f"{name}: {before / MIB:,.0f} MiB in the second quarter, {after / MIB:,.0f} MiB in the "
+        f"last ({(after - before) / MIB:+,.1f})"
+    )
+
+
+def soak_panels(soak: Soak) -> list[Panel]:
+    """Memory over time."""
+    picks: tuple[tuple[str, Callable[[Reading], int | None]], ...] = (
+        ("resident", lambda reading: reading.rss),
+        ("active", lambda reading: reading.active),
+    )
+    series: dict[str, list[Point]] = {}
+    for name, pick in picks:
+        pairs = [(reading.at_s, pick(reading)) for reading in soak.readings]
+        points = [(at, value / MIB) for at, value in pairs if value is not None]
+        if points:
+            series[name] = points
+    title = f"Memory under {soak.streams} streams with disconnects"
+    return [Panel(title, "seconds", "MiB", series)] if series else []
