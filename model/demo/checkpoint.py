@@ -1,39 +1,30 @@
 """Writes the trained network as an MLX checkpoint folder, quantized by the model card's recipe or
 in plain bf16.
 
-Experts, q/k/v, the delta rule's big in-projections and the shared expert are mxfp8 in groups of 32;
-embeddings, head and gates affine 8 bit in groups of 64; everything that writes to the residual
-stream, and all small tensors, stay bf16. Knows arrays under the original layout's names, not torch.
+The recipe is `mlx-ud-mxfp8` of model/storage_formats.py. Knows arrays under the original layout's
+names, not torch.
 """
 
 import json
 import re
 import shutil
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 from tokenizers import Tokenizer
 
+from model.config import module_path
+from model.storage_formats import FORMATS
+
 from .config import Config
 
-AFFINE = {"group_size": 64, "bits": 8, "mode": "affine"}
-MXFP8 = {"group_size": 32, "bits": 8, "mode": "mxfp8"}
-_AFFINE = re.compile(r"(embed_tokens|lm_head|mlp\.gate|shared_expert_gate)$")
-_MXFP8 = re.compile(
-    r"(q_proj|k_proj|v_proj|in_proj_qkv|in_proj_z|switch_mlp\.\w+|shared_expert\.\w+_proj)$"
-)
+CARD = FORMATS["mlx-ud-mxfp8"]
 _SHIFTED = re.compile(
     r"(input_layernorm|post_attention_layernorm|model\.norm|q_norm|k_norm)\.weight$"
 )
-
-
-def recipe(module: str) -> dict[str, Any] | None:
-    """How the weight of this module is stored; None is bf16."""
-    if _AFFINE.search(module):
-        return AFFINE
-    return MXFP8 if _MXFP8.search(module) else None
 
 
 def mlx_weights(state: Mapping[str, mx.array]) -> dict[str, mx.array]:
@@ -59,20 +50,19 @@ def mlx_weights(state: Mapping[str, mx.array]) -> dict[str, mx.array]:
 def quantize(weights: Mapping[str, mx.array]) -> tuple[dict[str, mx.array], dict[str, Any]]:
     """(tensors as stored, the `quantization` section of config.json)."""
     stored: dict[str, mx.array] = {}
-    section: dict[str, Any] = dict(AFFINE)
+    modules: list[str] = []
     for name, array in weights.items():
         module = name.removesuffix(".weight")
-        how = recipe(module) if name.endswith(".weight") else None
+        how = CARD.spec(module) if name.endswith(".weight") else None
         if how is None:
             stored[name] = array
             continue
         # The CPU rounds the shared exponent up; Metal's rounds to nearest and saturates.
-        parts = mx.quantize(array, stream=mx.cpu, **how)
+        parts = mx.quantize(array, stream=mx.cpu, **asdict(how))
         for suffix, part in zip(("weight", "scales", "biases"), parts, strict=False):
             stored[f"{module}.{suffix}"] = part
-        if how is not AFFINE:
-            section[module] = dict(how)
-    return stored, section
+        modules.append(module_path(module))
+    return stored, CARD.config_section(modules) or {}
 
 
 def model_config(c: Config, tokenizer: Tokenizer) -> dict[str, Any]:

@@ -76,11 +76,6 @@ class OutputParser:
         self._separator = ""
         self._events: list[OutputEvent] = []
 
-    @property
-    def in_reasoning(self) -> bool:
-        """Whether the text fed so far ends inside the thinking."""
-        return self._state is _State.REASONING
-
     def feed(self, text: str) -> list[OutputEvent]:
         """What the next piece of text makes certain. After a StopHit all text is ignored."""
         self._pending += text

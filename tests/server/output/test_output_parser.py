@@ -129,9 +129,7 @@ def test_text_is_passed_on_as_soon_as_it_is_certain():
     assert parser.feed("so") == [ReasoningText("so")]
     assert parser.feed(" a <") == [ReasoningText(" a ")]
     assert parser.feed("b") == [ReasoningText("<b")]
-    assert parser.in_reasoning
     assert parser.feed("</think>\n\nyes") == [ContentText("yes")]
-    assert not parser.in_reasoning
 
 
 def test_a_think_block_with_thinking_off_is_still_reasoning():
