@@ -20,6 +20,7 @@ from typing import Any, Literal, NamedTuple
 
 FORMAT = "mxserve-prompt-cache-1"
 ADDRESS = 16  # bytes
+TOKENS = "tokens"  # the tensor of a span's token ids
 Kind = Literal["span", "state"]
 
 _CHECK = "0" * 64
@@ -39,7 +40,7 @@ class Entry:
     state after token `end` ("state", where start is end).
 
     address: names all tokens before `end`, and whose they are; parent: that of the tokens before
-    `start`, empty at 0. nbytes: of the whole file.
+    `start` (so a state's is its own), empty at 0. nbytes: of the whole file.
     """
 
     kind: Kind
@@ -166,14 +167,22 @@ def _entry(
         )
         tensors = [tensor for key, tensor in described.items() if key != "__metadata__"]
         ending = max((tensor["data_offsets"][1] for tensor in tensors), default=0)
+        shape = described[TOKENS]["shape"] if entry.kind == "span" else []
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         if isinstance(error, Damaged):
             raise
         raise Damaged("header lacks what we write") from error
     if ending != body:
         raise Damaged(f"{ending} bytes of tensors expected, {body} found")
-    if entry.name != name or not 0 <= entry.start <= entry.end:
+    if entry.name != name:
         raise Damaged("header and name disagree")
+    own = entry.end - entry.start
+    if entry.kind == "span":
+        fits = entry.start >= 0 and own > 0 and shape == [own]
+    else:
+        fits = own == 0 and entry.parent == entry.address
+    if not fits:
+        raise Damaged("header contradicts itself")
     return entry
 
 

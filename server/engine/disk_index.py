@@ -102,11 +102,16 @@ class DiskIndex:
 
     def orphans(self) -> list[Entry]:
         """Entries whose tokens are not covered from the first on."""
-        whole: dict[bytes, bool] = {b"": True}
+        covered: dict[bytes, int] = {b"": 0}  # address of each whole chain -> its tokens
+        found: list[Entry] = []
+        # Parents end before their children, and spans come before the states at their ends.
         for entry in sorted(self._entries.values(), key=lambda entry: (entry.end, entry.kind)):
-            if entry.kind == "span":
-                whole[entry.address] = entry.start < entry.end and whole.get(entry.parent, False)
-        return [entry for entry in self._entries.values() if not whole.get(entry.address, False)]
+            below = entry.parent if entry.kind == "span" else entry.address
+            if covered.get(below) != entry.start:
+                found.append(entry)
+            elif entry.kind == "span":
+                covered[entry.address] = entry.end
+        return found
 
     def oldest_first(self) -> list[tuple[float, Entry]]:
         """All entries with their time of use, in the order in which they should go: the least

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from server.engine import cache_folder
 from server.engine.background import Background
-from server.engine.cache_file import ADDRESS, Damaged, Entry, Kind, header
+from server.engine.cache_file import ADDRESS, TOKENS, Damaged, Entry, Kind, header
 from server.engine.cache_folder import default_folder
 from server.engine.disk_saving import Saving
 from server.engine.disk_store import DiskStore
@@ -33,7 +33,6 @@ __all__ = ["Chain", "DiskTier", "default_folder"]
 log = logging.getLogger(__name__)
 
 QUEUE_BYTES = 64 << 20  # copied and waiting to be written
-_TOKENS = "tokens"
 
 
 class Codec(Protocol):
@@ -132,6 +131,11 @@ class DiskTier:
         """Whether anything may be saved."""
         return self._writing
 
+    @property
+    def waiting_bytes(self) -> int:
+        """Memory held by what waits to be written."""
+        return self._thread.waiting_bytes
+
     def hasher(self, tenant: str) -> Any:
         """Fed with a prompt's tokens, four bytes each, `digest()[:ADDRESS]` is their address."""
         seed = f"{len(self._fingerprint)}:{self._fingerprint}{tenant}".encode()
@@ -168,7 +172,7 @@ class DiskTier:
         if tensors is None:
             return None
         try:
-            if tensors.pop(_TOKENS).data != data[entry.start * TOKEN : entry.end * TOKEN]:
+            if tensors.pop(TOKENS).data != data[entry.start * TOKEN : entry.end * TOKEN]:
                 raise Damaged("it has other tokens than its name says")
             return self._codec.read_span(tensors, entry.end - entry.start)
         except (KeyError, ValueError) as error:
@@ -207,7 +211,7 @@ class DiskTier:
         specs = list(self._codec.tensor_specs(state))
         pieces = self._codec.tensor_pieces(state)
         if tokens:
-            specs.insert(0, (_TOKENS, "U32", (len(tokens) // TOKEN,), len(tokens)))
+            specs.insert(0, (TOKENS, "U32", (len(tokens) // TOKEN,), len(tokens)))
             pieces = itertools.chain([tokens], pieces)
         head = header(entry, self._fingerprint, specs)
         whole = replace(entry, nbytes=len(head) + sum(nbytes for *_, nbytes in specs))
@@ -235,6 +239,10 @@ class DiskTier:
             admit=lambda: self._admit(whole.nbytes),
             ended=ended,
         )
+
+    def flush(self, seconds: float) -> bool:
+        """Waits until all that was handed over is written; whether that came in time."""
+        return self._thread.idle(seconds)
 
     def close(self, seconds: float) -> None:
         """Writes what waits, for at most `seconds`, and ends the writer."""

@@ -243,7 +243,8 @@ class PromptCache:
             if best is not None:
                 self._queue.touch(best)  # it must not go to make room for what continues it
             if not self._make_room(tenant, data, chain):
-                break
+                limit = chain.state.end - 1  # a shorter one may fit
+                continue
             node = self._loaded(tenant, data, chain)
             if node is not None:
                 return node

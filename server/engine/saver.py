@@ -51,7 +51,8 @@ class Saver:
 
     def step(self, wait: float, *, newest: bool = False) -> bool:
         """One bounded piece of work: copies at most a few megabytes and waits at most `wait`
-        seconds; whether there is more. With `newest`, what was noted last goes first."""
+        seconds; whether there is more. With `newest`, the ends of the newest conversations go
+        first."""
         if self._saving is None:
             self._begin(newest)
         else:
@@ -67,7 +68,7 @@ class Saver:
 
     def _begin(self, newest: bool) -> None:
         while self._unsaved and self._saving is None:
-            node = next(reversed(self._unsaved) if newest else iter(self._unsaved))
+            node = self._newest_leaf() if newest else next(iter(self._unsaved))
             due = self._due(node) if self._disk.writing else None
             if due is None or (due[1].kind, due[1].address) in self._unsaved[node]:
                 del self._unsaved[node]
@@ -83,6 +84,12 @@ class Saver:
             except ValueError as error:
                 log.warning("prompt cache on disk: a state cannot be saved: %s", error)
                 del self._unsaved[node]
+
+    def _newest_leaf(self) -> Node:
+        for node in reversed(self._unsaved):
+            if not node.children:
+                return node
+        return next(iter(self._unsaved))
 
     def _due(self, node: Node) -> tuple[Node, Entry] | None:
         """The next file that `node` needs, and whose it is."""
