@@ -39,6 +39,10 @@ class Decoder:
     def join(self, generation: Generation, token: int) -> None:
         """`generation`, whose prompt is fed but for its last `token`, decodes from now on."""
         generation.begin(token)
+        self.rejoin(generation)
+
+    def rejoin(self, generation: Generation) -> None:
+        """A recovered `generation`, whose tokens but the last are fed, goes on decoding."""
         self._members.append(generation)
         self._enter(generation)
 

@@ -30,6 +30,8 @@ class Generation:
         self._sampling = sampling
         self.row = Row(SequenceState(steps.network.config, steps.network.dtype))
         self.lane: Lane | None = None
+        self._prompt_length = 0
+        self._seed = sampling.seed
 
     @property
     def tokens(self) -> list[int]:
@@ -63,7 +65,7 @@ class Generation:
         """Ends the answer: what was sampled but not returned is dropped, and a next turn may be
         prefilled after the fed tokens, to be decoded with `sampling`."""
         self._rest()
-        self._sampling = sampling
+        self._sampling, self._seed = sampling, sampling.seed
         self.row = Row(self.row.state, self.row.tokens)
 
     def prefill(self, tokens: Sequence[int]) -> None:
@@ -81,14 +83,34 @@ class Generation:
     def begin(self, token: int) -> None:
         """Makes ready to decode: the prompt's last `token` is fed by the first step, and what is
         sampled after it is the first one returned."""
-        sampling = self._sampling
-        if sampling.seed is None:
-            sampling = replace(sampling, seed=random.getrandbits(32))
-        vocabulary = self._steps.network.config.vocab_size
         row = self.row
-        row.sampler = SamplerRow.of(sampling, vocabulary, [*row.tokens, token])
+        self._prompt_length = len(row.tokens) + 1
+        row.sampler = self._fresh_sampler([*row.tokens, token])
         row.sampled = None
         row.forced.append((token, False))
+
+    def recovered(self) -> tuple[Generation, list[int]]:
+        """After the state was lost while decoding: a generation that goes on after the same tokens,
+        and those of them to prefill() before it rejoin()s. Its draws are what they would have
+        been."""
+        other = Generation(self._steps, self._sampling)
+        other._seed, other._prompt_length = self._seed, self._prompt_length
+        tokens = self.row.tokens
+        prompt, generated = tokens[: self._prompt_length], tokens[self._prompt_length :]
+        sampler = other._fresh_sampler(prompt)
+        # The step that fed the prompt's last token drew first; the last one's is drawn again.
+        sampler.replay(generated[:-1], draws=len(generated))
+        last = tokens[-1] if generated else prompt[-1]
+        other.row.sampler = sampler
+        other.row.forced.append((last, bool(generated)))
+        other.row.forced.extend(self.row.forced)
+        return other, tokens[:-1]
+
+    def _fresh_sampler(self, prompt: list[int]) -> SamplerRow:
+        if self._seed is None:
+            self._seed = random.getrandbits(32)
+        sampling = replace(self._sampling, seed=self._seed)
+        return SamplerRow.of(sampling, self._steps.network.config.vocab_size, prompt)
 
     def step(self, token: int | None = None) -> int:
         """Decodes alone. Returns the next token id, or -1 if the logits were not finite; the step

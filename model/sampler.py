@@ -72,6 +72,16 @@ class SamplerRow:
             row.counts = mx.zeros((1, vocab_size), mx.int32)
         return row
 
+    def replay(self, generated: Sequence[int], *, draws: int) -> None:
+        """Brings a fresh row to where it was after `draws` draws and `generated` tokens fed."""
+        if self.key is not None:
+            for _ in range(draws):
+                self.key = mx.random.split(self.key[0], 2)[:1]
+        if self.counts is not None:
+            for token in generated:
+                fed = mx.array([token]), mx.array([1])
+                self.counts = count_fed({"counts": self.counts}, *fed)["counts"]
+
     def take(self, moving: Arrays, index: int) -> None:
         """Takes back what the steps of a batch moved."""
         if self.key is not None:

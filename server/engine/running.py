@@ -30,6 +30,8 @@ from server.engine.prompt_cache import PromptCache
 from server.engine.save_points import fixed_chunk_end, save_points
 from server.output.parser import OutputParser
 
+RECOVERY_CHUNK = 256
+
 
 @dataclass(frozen=True, slots=True)
 class Workshop:
@@ -175,6 +177,18 @@ class Running:
             return False
         self._finish(choice)
         return True
+
+    def recover(self) -> None:
+        """After the states of its rows were lost: computes them anew, and they go on decoding."""
+        choices, self._choices = self._choices, {}
+        for lost, choice in choices.items():
+            row, tokens = lost.recovered()
+            lost.release()
+            self._choices[row] = choice
+            choice.generation = row
+            for start in range(0, len(tokens), RECOVERY_CHUNK):
+                row.prefill(tokens[start : start + RECOVERY_CHUNK])
+            self._shop.decoder.rejoin(row)
 
     def close(self) -> None:
         """Frees the state of whatever still runs."""

@@ -90,6 +90,7 @@ class Worker:
         self._running: dict[Job, Running] = {}
         self._owners: dict[Any, Running] = {}  # by the generation that decodes
         self._chunk_limits: dict[Job, int] = {}  # of prompts that ran out of memory once
+        self._recovered: set[Job] = set()  # lost their rows once, to a lack of memory
         self._stopping = False
         self._look = False  # a job was cancelled: look for it
         self._dead: str | None = None
@@ -362,7 +363,7 @@ class Worker:
             log.warning("out of memory: the prompt cache is emptied: %s", error)
             shop.cache.clear()
             for job in jobs:
-                self._fail(job, OutOfMemory())
+                self._try_again(job)
             return
         log.error("a step of %s failed", ", ".join(j.id for j in jobs), exc_info=error)
         for job in jobs:
@@ -377,6 +378,23 @@ class Worker:
         except Exception as failure:
             log.exception("the self-test failed")
             self._die(f"the self-test failed after a failed step: {type(failure).__name__}")
+
+    def _try_again(self, job: Job) -> None:
+        """After memory ran out in a step: once, the rows of `job` are computed anew. One after the
+        other, and with the cache empty, they may fit."""
+        running = self._running.get(job)
+        if running is None or not running.prefilled or job in self._recovered:
+            self._fail(job, OutOfMemory())
+            return
+        self._recovered.add(job)
+        self._progress_at = self._clock()
+        try:
+            running.recover()
+        except Exception as error:
+            log.warning("request %s cannot be taken up again: %s", job.id, error)
+            self._fail(job, OutOfMemory())
+            return
+        self._own(running)
 
     def _use_idle_time(self, shop: Workshop, idle: IdleWork) -> None:
         try:
@@ -414,6 +432,7 @@ class Worker:
         with self._change:
             self._forget(job)
         self._chunk_limits.pop(job, None)
+        self._recovered.discard(job)
         running = self._running.pop(job, None)
         if running is None:
             return

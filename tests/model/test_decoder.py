@@ -200,6 +200,34 @@ def test_a_bad_row_is_told_and_the_others_go_on(model: Model) -> None:
     assert list(said.values()) == [alone(model, sequences[0]), alone(model, sequences[2])]
 
 
+@pytest.mark.parametrize("steps", [1, 2, 9])
+def test_a_lost_row_is_recovered_and_draws_what_it_would_have_drawn(
+    model: Model, steps: int
+) -> None:
+    sequences = [Sequence(i, 30 + i, i, joins=0, count=20) for i in range(len(KINDS))]
+    decoder = model.decoder()
+    said: dict[int, list[int]] = {i: [] for i in range(len(KINDS))}
+    rows = [sequence.prefilled(model) for sequence in sequences]
+    for row, sequence in zip(rows, sequences, strict=True):
+        decoder.join(row, sequence.prompt[-1])
+
+    def step() -> None:
+        for row, token in decoder.step():
+            said[rows.index(row)].append(token)
+
+    for _ in range(steps):
+        step()
+    decoder.abandon()
+    for index, lost in enumerate(rows):
+        rows[index], tokens = lost.recovered()
+        rows[index].prefill(tokens)
+        decoder.rejoin(rows[index])
+    while len(said[0]) < 20:
+        step()
+    for index, sequence in enumerate(sequences):
+        assert_same(model, sequence, said[index], alone(model, sequence))
+
+
 def test_abandoning_frees_everybody(model: Model) -> None:
     decoder = model.decoder()
     members = [Sequence(i, 20, 0, 0, 0).prefilled(model) for i in range(2)]

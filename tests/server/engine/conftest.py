@@ -196,6 +196,11 @@ class Generation:
         other.feed(self.keys)
         return other
 
+    def recovered(self) -> tuple[Generation, list[int]]:
+        other = Generation(self.model, SimpleNamespace(seed=self.seed))
+        other.first = self.keys[-1]
+        return other, self.keys[:-1]
+
     def prefill(self, tokens: Sequence[int]) -> None:
         assert self.model.gate.wait(20)
         self.model.fault("prefill_fault")
@@ -245,6 +250,9 @@ class Decoder:
 
     def join(self, generation: Generation, token: int) -> None:
         generation.first = token
+        self.rows.append(generation)
+
+    def rejoin(self, generation: Generation) -> None:
         self.rows.append(generation)
 
     def leave(self, generation: Generation) -> None:

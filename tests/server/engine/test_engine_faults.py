@@ -129,12 +129,20 @@ def test_out_of_memory_in_a_prompt_empties_the_cache_and_tries_smaller(lab: Any,
 
 
 @pytest.mark.parametrize("error", MEMORY_ERRORS)
-def test_out_of_memory_in_a_step_fails_its_rows_and_goes_on(lab: Any, error: Exception):
+def test_out_of_memory_in_a_step_costs_time_but_no_token(lab: Any, error: Exception):
     async def check(engine: Engine) -> None:
-        for _ in range(3):
-            lab.model.step_fault = error
-            assert isinstance((await lab.ask(engine, "say other")).error, OutOfMemory)
-            assert (await lab.ask(engine, "say first")).content == "first"
+        lab.model.gate.clear()
+        streams = [await engine.submit(lab.request(f"say {'m' * 100}{i}", n=i)) for i in (1, 2)]
+        lab.model.fault_after, lab.model.step_fault = 50, error
+        lab.model.gate.set()
+        one, two = await asyncio.gather(*map(lab.read, streams))
+        assert one.content == "m" * 100 + "1"
+        assert sorted(two.content) == sorted(2 * ("m" * 100 + "2"))
+        lab.model.fault_after, lab.model.fault_times, lab.model.step_fault = 5, 2, error
+        told = await lab.ask(engine, "say " + "m" * 100)
+        assert isinstance(told.error, OutOfMemory), "once is all"
+        assert (await lab.ask(engine, "say next")).content == "next"
+        assert engine.health().status == "ready"
 
     lab.run(check)
 
