@@ -54,11 +54,12 @@ def encode_chat(
     enable_thinking: bool,
     preserve_thinking: bool,
     turns: TurnMemory | None = None,
+    tenant: str = "",
 ) -> Prompt:
     """Renders and encodes `messages` (`messages.legal_messages` says what is accepted).
 
     With `turns`, assistant messages whose thinking is rendered become the ids that were generated
-    for them, where remembered. Raises InvalidPrompt for what the client can mend and TemplateError
+    for them, where remembered for `tenant`. Raises InvalidPrompt for what the client can mend and TemplateError
     when the template itself fails.
     """
     numbered = numbered_messages(messages)
@@ -88,7 +89,7 @@ def encode_chat(
     answers = [message for message in legal if message["role"] == "assistant"]
     if turns is not None and answers and opening:
         other = _opening(template, not enable_thinking, preserve_thinking)
-        splicer = _Splicer(tokenizer, [opening, other], answers, turns)
+        splicer = _Splicer(tokenizer, [opening, other], answers, turns, tenant)
     tokens, boundaries = _assemble(rendering, splicer)
     opening_ids = tokenizer.encode(opening, allow_special=True)
     kinds = _kinds(numbered, bool(definitions))
@@ -241,6 +242,7 @@ class _Splicer:
         openings: Sequence[str],
         answers: Sequence[Mapping[str, Any]],
         memory: TurnMemory,
+        tenant: str,
     ) -> None:
         self._openings = {
             text: tokenizer.encode(text, allow_special=True) for text in openings if text
@@ -250,6 +252,7 @@ class _Splicer:
         self._header = openings[0][: second_control[0]] if second_control else openings[0]
         self._answers = answers
         self._memory = memory
+        self._tenant = tenant
         self._seen = 0
 
     def matches(self, turns: Sequence[_Turn]) -> bool:
@@ -271,6 +274,7 @@ class _Splicer:
                 answer["content"],
                 answer["reasoning_content"],
                 answer.get("tool_calls"),
+                self._tenant,
             )
             if generated is not None:
                 if generated and generated[-1] in self._special:

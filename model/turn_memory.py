@@ -42,7 +42,10 @@ class PrefixDigest:
 
 
 @dataclass(frozen=True, slots=True)
-class _Turn:
+class Turn:
+    """A turn as it was generated, after the prompt that `key` stands for. calls: canonical JSON."""
+
+    key: bytes
     generated: array[int]
     content: str
     reasoning: str
@@ -53,6 +56,23 @@ class _Turn:
         """In ids: the text is about as large as they are, the rest about `_OVERHEAD` ids."""
         return len(self.generated) + _OVERHEAD
 
+    def to_json(self) -> str:
+        """The turn as one line."""
+        generated = self.generated.tolist()
+        return json.dumps([self.key.hex(), generated, self.content, self.reasoning, self.calls])
+
+    @classmethod
+    def from_json(cls, line: str) -> Turn:
+        """The inverse of to_json; ValueError for anything else."""
+        try:
+            key, generated, content, reasoning, calls = json.loads(line)
+            turn = cls(bytes.fromhex(key), array("I", generated), content, reasoning, calls)
+        except (TypeError, OverflowError) as error:
+            raise ValueError(f"no turn: {error}") from error
+        if not all(isinstance(text, str) for text in (content, reasoning, calls)):
+            raise ValueError("no turn: a text is not a string")
+        return turn
+
 
 class TurnMemory:
     """Bounded by the ids it holds, least recently used first out; safe from any thread."""
@@ -60,7 +80,7 @@ class TurnMemory:
     def __init__(self, max_tokens: int = MAX_TOKENS) -> None:
         self._max_tokens = max_tokens
         self._held = 0
-        self._turns: OrderedDict[bytes, list[_Turn]] = OrderedDict()
+        self._turns: OrderedDict[bytes, list[Turn]] = OrderedDict()
         self._lock = threading.Lock()
 
     @property
@@ -75,16 +95,25 @@ class TurnMemory:
         content: str,
         reasoning: str,
         tool_calls: Sequence[Mapping[str, Any]] | None,
-    ) -> None:
+        tenant: str = "",
+    ) -> Turn:
         """Keeps a finished turn: the prompt's tokens (generation prompt included), the ids
-        generated after it, and what the client was given for them."""
-        key = PrefixDigest(prefix_tokens).after(())
-        turn = _Turn(
-            array("I", generated_ids), content.strip(), reasoning.strip(), _canonical(tool_calls)
+        generated after it, and what the client was given for them. Returns what is kept."""
+        turn = Turn(
+            _key(tenant, PrefixDigest(prefix_tokens).after(())),
+            array("I", generated_ids),
+            content.strip(),
+            reasoning.strip(),
+            _canonical(tool_calls),
         )
+        self.keep(turn)
+        return turn
+
+    def keep(self, turn: Turn) -> None:
+        """Keeps a turn as `remember` returned it, in this process or an earlier one."""
         with self._lock:
-            variants = self._turns.setdefault(key, [])
-            self._turns.move_to_end(key)
+            variants = self._turns.setdefault(turn.key, [])
+            self._turns.move_to_end(turn.key)
             for same in [t for t in variants if _client_view(t) == _client_view(turn)]:
                 self._drop(variants, same)
             variants.append(turn)
@@ -103,13 +132,15 @@ class TurnMemory:
         content: str,
         reasoning: str,
         tool_calls: Sequence[Mapping[str, Any]] | None,
+        tenant: str = "",
     ) -> list[int] | None:
         """The ids generated after the prefix (`PrefixDigest.after`) for the turn that a client now
-        sends back, None when there was no such turn. An empty `reasoning` matches any; the latest
-        turn that matches wins."""
+        sends back, None when there was no such turn of this tenant. An empty `reasoning` matches
+        any; the latest turn that matches wins."""
         content, reasoning = content.strip(), reasoning.strip()
+        key = _key(tenant, prefix)
         with self._lock:
-            variants = self._turns.get(prefix)
+            variants = self._turns.get(key)
             if variants is None:
                 return None
             calls = _canonical(tool_calls)
@@ -117,16 +148,25 @@ class TurnMemory:
                 if turn.content != content or turn.calls != calls:
                     continue
                 if reasoning in ("", turn.reasoning):
-                    self._turns.move_to_end(prefix)
+                    self._turns.move_to_end(key)
                     return turn.generated.tolist()
         return None
 
-    def _drop(self, variants: list[_Turn], turn: _Turn) -> None:
+    def _drop(self, variants: list[Turn], turn: Turn) -> None:
         variants.remove(turn)
         self._held -= turn.size
 
 
-def _client_view(turn: _Turn) -> tuple[str, str, str]:
+def _key(tenant: str, prefix: bytes) -> bytes:
+    """Turns of different tenants never meet."""
+    return hashlib.blake2b(prefix, digest_size=20, key=_hashed(tenant)).digest()
+
+
+def _hashed(tenant: str) -> bytes:
+    return hashlib.blake2b(tenant.encode(), digest_size=32).digest()
+
+
+def _client_view(turn: Turn) -> tuple[str, str, str]:
     return turn.content, turn.reasoning, turn.calls
 
 

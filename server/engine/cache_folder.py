@@ -16,6 +16,7 @@ from server.engine.cache_file import FORMAT, Kind, named_like_ours, temporary_of
 
 _PREFIX = "prompts-"
 _LABEL = "model.txt"
+_TURNS = "turns.jsonl"
 
 
 def default_folder() -> Path:
@@ -109,7 +110,7 @@ def remove_files(folder: Path) -> int:
     nothing else is in it; returns how many entries it held. OSError when one cannot be removed."""
     held = list(listed(folder))
     paths = [item.path for item in held] + [path for path, _ in _temporaries(folder)]
-    for path in [*paths, folder / _LABEL]:
+    for path in [*paths, folder / _LABEL, folder / _TURNS]:
         path.unlink(missing_ok=True)
     if not any(folder.iterdir()):
         folder.rmdir()

@@ -117,6 +117,11 @@ class DiskTier:
         return self._store.index.nbytes
 
     @property
+    def folder(self) -> Path | None:
+        """Where this model's files are; None when nothing is written."""
+        return self._store.folder if self._writing else None
+
+    @property
     def entries(self) -> int:
         """This model's files."""
         return len(self._store.index)

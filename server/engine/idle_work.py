@@ -60,6 +60,8 @@ class IdleWork:
             self._feed()
         elif self._ended:
             self._begin(self._ended.popleft())
+        elif self._shop.journal is not None and self._shop.journal.waiting:
+            self._shop.journal.write()
         else:
             self._disk = self._shop.cache.idle_work()
 

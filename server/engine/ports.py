@@ -163,6 +163,12 @@ class Prompt(Protocol):
     def generation_prompt_length(self) -> int: ...
 
 
+class Turn(Protocol):
+    """One such turn, fit for a file."""
+
+    def to_json(self) -> str: ...
+
+
 class TurnMemory(Protocol):
     """The ids the model produced for its earlier turns; safe to use from any thread."""
 
@@ -173,28 +179,37 @@ class TurnMemory(Protocol):
         content: str,
         reasoning: str,
         tool_calls: Any,
+        tenant: str,
         /,
-    ) -> None: ...
+    ) -> Turn: ...
+    def keep(self, turn: Any, /) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Backend:
     """The functions of `model` that the engine calls.
 
-    load: runs in the worker thread. turns: makes an empty TurnMemory. encode: renders and
-    tokenises a request, in any thread; ValueError means the request can't be rendered.
+    load: runs in the worker thread. turns: makes an empty TurnMemory; turn: the inverse of
+    Turn.to_json. encode: renders and tokenises a request, in any thread; ValueError means the request can't be rendered.
     seeded: the request's sampling with another seed.
     """
 
     load: Callable[[], Model]
     turns: Callable[[], Any]
+    turn: Callable[[str], Turn]
     encode: Callable[[Facts, GenerationRequest, Any], Prompt]
     seeded: Callable[[SamplingParams, int], SamplingParams]
 
 
 def backend(path: Path | str | None, progress: Callable[[int, int], None] | None) -> Backend:
     """The real thing, for the checkpoint at `path` (None: the embedded demo)."""
-    return Backend(load=lambda: _load(path, progress), turns=_turns, encode=_encode, seeded=_seeded)
+    return Backend(
+        load=lambda: _load(path, progress),
+        turns=_turns,
+        turn=_turn,
+        encode=_encode,
+        seeded=_seeded,
+    )
 
 
 def _load(path: Path | str | None, progress: Callable[[int, int], None] | None) -> Model:
@@ -204,9 +219,15 @@ def _load(path: Path | str | None, progress: Callable[[int, int], None] | None) 
 
 
 def _turns() -> Any:
-    from model.prompt import TurnMemory
+    from model.turn_memory import TurnMemory
 
     return TurnMemory()
+
+
+def _turn(line: str) -> Turn:
+    from model.turn_memory import Turn
+
+    return Turn.from_json(line)
 
 
 def _encode(facts: Facts, request: GenerationRequest, turns: Any) -> Prompt:
@@ -220,6 +241,7 @@ def _encode(facts: Facts, request: GenerationRequest, turns: Any) -> Prompt:
         enable_thinking=request.thinks,
         preserve_thinking=request.preserve_thinking is not False,
         turns=turns,
+        tenant=request.tenant,
     )
 
 

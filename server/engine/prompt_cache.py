@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from server.engine.disk_tier import Chain, DiskTier
 from server.engine.eviction import EvictionQueue
@@ -67,6 +68,11 @@ class PromptCache:
     def disk_bytes(self) -> int:
         """Bytes that this model's entries take of the disk."""
         return self._disk.nbytes if self._disk is not None else 0
+
+    @property
+    def disk_folder(self) -> Path | None:
+        """Where the disk tier writes; None when there is none, or it is off."""
+        return self._disk.folder if self._disk is not None else None
 
     def lookup(self, tokens: Sequence[int], tenant: str = "") -> Hit | None:
         """The longest reusable prefix of `tokens` that leaves at least one token to compute.

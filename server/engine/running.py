@@ -28,6 +28,7 @@ from server.engine.ports import (
 )
 from server.engine.prompt_cache import PromptCache
 from server.engine.save_points import fixed_chunk_end, save_points
+from server.engine.turn_journal import TurnJournal
 from server.output.parser import OutputParser
 
 RECOVERY_CHUNK = 256
@@ -36,7 +37,8 @@ RECOVERY_CHUNK = 256
 @dataclass(frozen=True, slots=True)
 class Workshop:
     """What every running request shares. closing: ids that close a thought. deterministic: prompts
-    are cut at the same tokens whatever else runs, and states that decoding left are not reused."""
+    are cut at the same tokens whatever else runs, and states that decoding left are not reused. journal: where
+    turns are written down for the next process."""
 
     model: Model
     facts: Facts
@@ -46,6 +48,7 @@ class Workshop:
     turns: Any
     closing: tuple[int, ...]
     clock: Callable[[], float]
+    journal: TurnJournal | None = None
     deterministic: bool = False
 
 
@@ -252,9 +255,16 @@ class Running:
         answer, generation = choice.answer, choice.generation
         now = self._shop.clock()
         if answer.reusable:
-            self._shop.turns.remember(
-                self._tokens, answer.tokens, answer.content, answer.reasoning, answer.tool_calls
+            turn = self._shop.turns.remember(
+                self._tokens,
+                answer.tokens,
+                answer.content,
+                answer.reasoning,
+                answer.tool_calls,
+                self.job.request.tenant,
             )
+            if self._shop.journal is not None:
+                self._shop.journal.add(turn.to_json())
         first = now if choice.first_token_at is None else choice.first_token_at
         usage = Usage(
             prompt_tokens=len(self._tokens),

@@ -32,6 +32,7 @@ from server.engine.memory_room import is_memory_error, make_room
 from server.engine.ports import Backend, Facts
 from server.engine.prompt_cache import PromptCache
 from server.engine.running import Running, Workshop
+from server.engine.turn_journal import JOURNAL, TurnJournal
 
 log = logging.getLogger(__name__)
 
@@ -211,6 +212,8 @@ class Worker:
         finally:
             for job in list(self._running):
                 self._drop(job)
+            if shop.journal is not None:
+                shop.journal.write()
             if self._dead is None:
                 shop.cache.close(CLOSE_CACHE_S)
             shop.cache.clear()
@@ -223,6 +226,9 @@ class Worker:
             closing = model.tokenizer.encode(self._closing_text, allow_special=True)
             turns = self._backend.turns()
             cache = self._open_cache(model)
+            journal = cache.disk_folder and TurnJournal(cache.disk_folder / JOURNAL)
+            if journal:
+                journal.read(lambda line: turns.keep(self._backend.turn(line)))
         except BaseException as error:
             self._dead = f"loading failed: {error}"
             # The error leaves this thread; arrays in the frames it went through must not.
@@ -240,6 +246,7 @@ class Worker:
             turns,
             tuple(closing),
             self._clock,
+            journal,
             self._limits.deterministic,
         )
         self._measure(shop)

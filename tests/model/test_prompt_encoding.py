@@ -84,6 +84,35 @@ def test_no_client_text_becomes_a_control_token(messages, tools, thinking, prese
     assert _controls(prompt.tokens) == _controls(harmless.tokens)
 
 
+def test_sections_say_which_message_a_turn_is() -> None:
+    calls = [{"function": {"name": "f", "arguments": {}}}]
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "developer", "content": "And kind."},
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "yo", "reasoning_content": "a thought"},
+        {"role": "user", "content": "go"},
+        {"role": "assistant", "content": "", "tool_calls": calls},
+        {"role": "tool", "content": "1"},
+        {"role": "tool", "content": "2"},
+    ]
+    prompt = _encode(messages, tools=[{"type": "function", "function": {"name": "f"}}])
+    assert [(s.kind, s.message) for s in prompt.sections] == [
+        ("system", 0),
+        ("user message", 2),
+        ("assistant message", 3),
+        ("user message", 4),
+        ("assistant message", 5),
+        ("tool result", 6),
+    ]
+    end = prompt.sections[2].thought_end
+    assert end is not None
+    start = prompt.boundaries[1]
+    assert "a thought" in TOKENIZER.decode(prompt.tokens[start:end])
+    assert "yo" not in TOKENIZER.decode(prompt.tokens[start:end])
+    assert _encode(messages[2:3], tools=[{"type": "function"}]).sections[0].kind == "tools"
+
+
 @given(hostile)
 def test_client_text_reaches_the_model_unchanged(text):
     prompt = _encode([{"role": "user", "content": f"[{text}]"}])
@@ -107,14 +136,13 @@ def test_tokens_are_those_of_the_whole_rendering(messages, tools, thinking, pres
 @given(_conversations(hostile), _tools(hostile), st.booleans())
 def test_boundaries_are_the_ends_of_the_shorter_conversations(messages, tools, thinking):
     prompt = _encode(messages, tools=tools, thinking=thinking)
+    legal = legal_messages(messages)
     assert list(prompt.boundaries) == sorted(set(prompt.boundaries))
     assert prompt.boundaries[-1] == len(prompt.tokens) - prompt.generation_prompt_length
     for count in range(1, len(messages) + 1):
         # Results of tools that follow one another share a turn, which the last of them closes.
-        following = messages[count : count + 1]
-        if messages[count - 1]["role"] == "tool" and any(
-            after["role"] == "tool" or not after["content"].strip() for after in following
-        ):
+        last = len(legal_messages(messages[:count])) - 1
+        if [message["role"] for message in legal[last : last + 2]] == ["tool", "tool"]:
             continue
         shorter = _encode(messages[:count], tools=tools, thinking=thinking)
         end = shorter.boundaries[-1]

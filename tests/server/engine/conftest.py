@@ -285,9 +285,19 @@ class Turns:
         self.kept: list[tuple[list[int], list[int], str, str]] = []
 
     def remember(
-        self, prefix: list[int], generated: list[int], content: str, reasoning: str, calls: Any
-    ) -> None:
+        self,
+        prefix: list[int],
+        generated: list[int],
+        content: str,
+        reasoning: str,
+        calls: Any,
+        tenant: str,
+    ) -> Any:
         self.kept.append((list(prefix), list(generated), content, reasoning))
+        return SimpleNamespace(to_json=lambda: content)
+
+    def keep(self, turn: Any) -> None:
+        self.kept.append(([], [], turn, ""))
 
 
 def encode(facts: Facts, request: GenerationRequest, turns: Turns) -> Prompt:
@@ -310,7 +320,9 @@ def backend(model: Model, turns: Turns) -> Backend:
     def seeded(sampling: Any, seed: int) -> Any:
         return SimpleNamespace(**{**vars(sampling), "seed": seed})
 
-    return Backend(load=load, turns=lambda: turns, encode=encode, seeded=seeded)
+    return Backend(
+        load=load, turns=lambda: turns, turn=lambda line: line, encode=encode, seeded=seeded
+    )
 
 
 @dataclass

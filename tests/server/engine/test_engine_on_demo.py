@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from model.loading import load_model
 from model.sampling import SamplingParams
 from model.thinking import CLOSING_TEXT
+from model.turn_memory import TurnMemory
 from server.engine import Engine, EngineSettings, GenerationRequest, Thinking
 from server.engine.events import ContentDelta, Finished, ReasoningDelta
 from server.engine.job import Job
@@ -86,8 +87,7 @@ class _Recorder:
         self.turns = turns
 
     def remember(self, *turn: Any) -> None:
-        if self.turns is not None:
-            self.turns.remember(*turn)
+        (self.turns or TurnMemory()).remember(*turn)
 
 
 @pytest.fixture(scope="module")
