@@ -59,8 +59,8 @@ def encode_chat(
     """Renders and encodes `messages` (`messages.legal_messages` says what is accepted).
 
     With `turns`, assistant messages whose thinking is rendered become the ids that were generated
-    for them, where remembered for `tenant`. Raises InvalidPrompt for what the client can mend and TemplateError
-    when the template itself fails.
+    for them, where remembered for `tenant`. Raises InvalidPrompt for what the client can mend and
+    TemplateError when the template itself fails.
     """
     numbered = numbered_messages(messages)
     legal = [message for _, message in numbered]

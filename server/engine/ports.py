@@ -190,8 +190,8 @@ class Backend:
     """The functions of `model` that the engine calls.
 
     load: runs in the worker thread. turns: makes an empty TurnMemory; turn: the inverse of
-    Turn.to_json. encode: renders and tokenises a request, in any thread; ValueError means the request can't be rendered.
-    seeded: the request's sampling with another seed.
+    Turn.to_json. encode: renders and tokenises a request, in any thread; ValueError means the
+    request can't be rendered. seeded: the request's sampling with another seed.
     """
 
     load: Callable[[], Model]

@@ -36,9 +36,9 @@ RECOVERY_CHUNK = 256
 
 @dataclass(frozen=True, slots=True)
 class Workshop:
-    """What every running request shares. closing: ids that close a thought. deterministic: prompts
-    are cut at the same tokens whatever else runs, and states that decoding left are not reused. journal: where
-    turns are written down for the next process."""
+    """What every running request shares. closing: ids that close a thought. journal: where turns
+    are written down for the next process. deterministic: prompts are cut at the same tokens
+    whatever else runs, and states that decoding left are not reused."""
 
     model: Model
     facts: Facts

@@ -320,9 +320,10 @@ def backend(model: Model, turns: Turns) -> Backend:
     def seeded(sampling: Any, seed: int) -> Any:
         return SimpleNamespace(**{**vars(sampling), "seed": seed})
 
-    return Backend(
-        load=load, turns=lambda: turns, turn=lambda line: line, encode=encode, seeded=seeded
-    )
+    def turn(line: str) -> Any:
+        return line
+
+    return Backend(load=load, turns=lambda: turns, turn=turn, encode=encode, seeded=seeded)
 
 
 @dataclass
