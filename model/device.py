@@ -89,6 +89,22 @@ def memory(limit_bytes: int) -> Memory:
     return Memory(mx.get_active_memory(), mx.get_peak_memory(), limit_bytes)
 
 
+def claim_memory() -> str | None:
+    """On Metal: what is in use stays in physical memory, and allocations fail, rather than swap,
+    past the working set that the system recommends. Returns what to log, None elsewhere."""
+    import mlx.core as mx
+
+    if mx.default_device() == mx.Device(mx.cpu) or not mx.metal.is_available():
+        return None
+    usable = int(mx.device_info(mx.default_device())["max_recommended_working_set_size"])
+    mx.set_memory_limit(usable)
+    try:
+        mx.set_wired_limit(usable)
+    except (RuntimeError, ValueError) as error:  # before macOS 15, or more than the system allows
+        return f"memory limit {usable >> 20} MiB; not wired: {error}"
+    return f"memory limit {usable >> 20} MiB, wired"
+
+
 def current() -> DeviceInfo:
     """mlx's default device now: float32 on a CPU, bfloat16 elsewhere."""
     import mlx.core as mx

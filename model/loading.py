@@ -162,6 +162,8 @@ def load_model(
     folder = DEMO_FOLDER if path is None else resolve(str(path))
     device = devices.current()
     on_gpu = device.kind != "cpu"
+    if claimed := devices.claim_memory():
+        log.info("%s", claimed)
     config = read_config(folder)
     # Small and quick to refuse: before the weights.
     tokenizer, template = Tokenizer.from_folder(folder), ChatTemplate.from_folder(folder)

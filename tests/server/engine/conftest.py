@@ -368,6 +368,11 @@ class Lab:
             self.model.gate.set()
             await engine.stop(0)
             assert not self.model.live, "a generation was not released"
+            worker = engine._worker
+            assert worker is not None
+            if worker.dead is None or "loading" not in worker.dead:
+                worker._scheduler.check()
+                assert worker.slots_used == worker.queued == 0
 
     def run(self, test: Callable[[Engine], Awaitable[None]], **settings: Any) -> None:
         async def all_of_it() -> None:
