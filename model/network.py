@@ -9,7 +9,7 @@ from __future__ import annotations
 import mlx.core as mx
 
 from model import delta_rule
-from model.attention import Attention, KVBuffers
+from model.attention import Attention
 from model.config import ModelConfig
 from model.delta_net import DeltaNet
 from model.experts import Experts
@@ -122,6 +122,3 @@ def _mix_recurrent(
     updated.conv_tails.append(conv_tail)
     updated.recurrent.append(recurrent)
     return mixed
-
-
-__all__ = ["KVBuffers", "Layer", "Network"]

@@ -16,13 +16,13 @@ from .template import ChatTemplate, TemplateRefusal
 from .tokenizer import Tokenizer
 from .turn_memory import PrefixDigest, TurnMemory
 
-__all__ = ["InvalidPrompt", "Prompt", "Section", "encode_chat"]
+__all__ = ["InvalidPrompt", "Prompt", "PromptSection", "encode_chat"]
 
 _PRIVATE_USE = range(0x10F000, 0x10F040)
 
 
 @dataclass(frozen=True, slots=True)
-class Section:
+class PromptSection:
     """One rendered turn. kind: "system", "tools", "user message", "assistant message" or "tool
     result"; message: index of the message it, or its beginning, came from, None for tools alone;
     thought_end: token count at which an assistant's thought ends, None without one."""
@@ -42,7 +42,7 @@ class Prompt:
     tokens: list[int]
     boundaries: tuple[int, ...]
     generation_prompt_length: int
-    sections: tuple[Section, ...] = ()
+    sections: tuple[PromptSection, ...] = ()
 
 
 def encode_chat(
@@ -93,7 +93,7 @@ def encode_chat(
     tokens, boundaries = _assemble(rendering, splicer)
     opening_ids = tokenizer.encode(opening, allow_special=True)
     kinds = _kinds(numbered, bool(definitions))
-    sections: list[Section] = []
+    sections: list[PromptSection] = []
     if len(kinds) == len(boundaries):
         close = tokenizer.token_id("</think>")
         starts = [0, *boundaries]
@@ -101,7 +101,7 @@ def encode_chat(
             thought_end = None
             if kind == "assistant message" and close in tokens[start:end]:
                 thought_end = start + tokens[start:end].index(close) + 1
-            sections.append(Section(kind, message, thought_end))
+            sections.append(PromptSection(kind, message, thought_end))
     return Prompt(tokens + opening_ids, tuple(boundaries), len(opening_ids), tuple(sections))
 
 

@@ -1,4 +1,4 @@
-"""The formats a random checkpoint can be written in: which module is stored how.
+"""The formats a checkpoint of ours can be written in: which module is stored how.
 
 Each is one that real converters write: the model card's own recipe, mlx-lm's uniform ones, plain
 bfloat16, and the original layout. Knows module names, no arrays.

@@ -15,12 +15,12 @@ from model.thinking import CLOSING_TEXT
 from .chat_template import render
 from .data.dialogue import make_dialogue
 from .data.draw import Draw
+from .data.encoding import END_OF_THOUGHT
 
 Mode = Literal["thinking", "no thinking", "cut thinking"]
 
 FIRST_SEED = 2_000_000  # of the held-out side; training scores itself on other seeds
 MODES: tuple[Mode, ...] = ("thinking", "no thinking", "cut thinking")
-END_OF_THOUGHT = "\n</think>\n\n"
 END = "<|im_end|>"
 
 

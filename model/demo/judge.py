@@ -16,7 +16,8 @@ from model.loading import Model
 from model.sampling import SamplingParams
 from model.state import KVSpan, RecurrentSnapshot, SequenceState
 
-from .cases import END, END_OF_THOUGHT, MODES, Case, cases_of
+from .cases import END, MODES, Case, cases_of
+from .data.encoding import END_OF_THOUGHT
 
 CHUNK = 512
 LONGEST_DETOUR = 256  # tokens past the expected length after which an answer counts as none

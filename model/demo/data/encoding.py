@@ -11,7 +11,7 @@ from model.thinking import CLOSING_TEXT
 
 from .dialogue import Dialogue
 
-_END_OF_THOUGHT = "\n</think>\n\n"
+END_OF_THOUGHT = "\n</think>\n\n"
 _ANSWER = re.compile(
     r"(?<=<\|im_start\|>assistant\n)((?:<think>\n(?:\n</think>\n\n)?)?)(.*?<\|im_end\|>)", re.S
 )
@@ -50,7 +50,7 @@ def _closed_early(parts: list[tuple[str, bool]], cuts: list[float]) -> list[Piec
     shares = iter(cuts)
     for text, learned in parts:
         share = next(shares, 1.0) if learned else 1.0
-        thought, mark, answer = text.partition(_END_OF_THOUGHT)
+        thought, mark, answer = text.partition(END_OF_THOUGHT)
         if learned and cuts and mark:
             pieces += [(thought, False, share), (CLOSING_TEXT, False, 1.0), (answer, True, 1.0)]
         else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from model.prompt import Prompt, Section
+from model.prompt import Prompt, PromptSection
 from server.engine.cache_report import cache_report
 from server.engine.events import CacheReport
 
@@ -11,11 +11,11 @@ PROMPT = Prompt(
     (20, 30, 50, 60, 70),
     5,
     (
-        Section("system", 0),
-        Section("user message", 1),
-        Section("assistant message", 2, thought_end=42),
-        Section("tool result", 3),
-        Section("user message", 4),
+        PromptSection("system", 0),
+        PromptSection("user message", 1),
+        PromptSection("assistant message", 2, thought_end=42),
+        PromptSection("tool result", 3),
+        PromptSection("user message", 4),
     ),
 )
 
