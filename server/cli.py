@@ -1,4 +1,4 @@
-"""The command line: `mxserve serve | chat | bench`.
+"""The command line: `mxserve serve | chat | bench | cache`.
 
 Knows flags and exit statuses; each command's work is in its own module, imported when it runs.
 """
@@ -16,7 +16,7 @@ from typing import NoReturn
 from server import __version__
 
 EXIT_CONFIG = 78  # EX_CONFIG: a restart does not help
-ELSEWHERE = {"chat": "server.chat", "bench": "server.bench"}
+ELSEWHERE = {"chat": "server.chat", "bench": "server.bench", "cache": "server.cache_command"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,6 +64,7 @@ def parser() -> argparse.ArgumentParser:
     )
     commands.add_parser("chat", help="talk to a model in the terminal", add_help=False)
     commands.add_parser("bench", help="measure a server", add_help=False)
+    commands.add_parser("cache", help="list or clear the prompt cache on disk", add_help=False)
     return top
 
 

@@ -6,7 +6,6 @@ Knows sockets, signals, start, drain and exit statuses; not HTTP and not the mod
 from __future__ import annotations
 
 import asyncio
-import faulthandler
 import logging
 import os
 import signal
@@ -135,7 +134,6 @@ async def _run(settings: Settings, sockets: list[socket.socket]) -> int:
         return 0
     logger.critical("the engine died: %s", dying.result())
     _exit_later(EXIT_ENGINE_DEAD, DEATH_GRACE_S)
-    faulthandler.dump_traceback(sys.stderr)  # a step that hangs shows where
     await asyncio.wait({serving}, timeout=DEATH_TOLD_S)
     server.should_exit = True
     await serving

@@ -59,6 +59,4 @@ def test_a_dead_engine_ends_the_process(tmp_path, stopping):
         assert httpx.get(f"{url}/health/live").status_code == 200
         assert process.wait(20) == 70
         assert time.monotonic() - began < 5
-        log = process.stderr.read()
-        assert "it broke" in log
-        assert "most recent call first" in log  # where every thread was
+        assert "it broke" in process.stderr.read()

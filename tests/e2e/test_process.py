@@ -212,6 +212,12 @@ def test_bad_settings_are_said(flags, words):
     assert len(result.stderr.splitlines()) == 1
 
 
+def test_the_cache_command_is_there(tmp_path):
+    assert "nothing is kept there" in run("cache", "ls", "--folder", str(tmp_path)).stdout
+    assert run("cache", "clear", "--yes", "--folder", str(tmp_path)).returncode == 0
+    assert "cache" in run("--help").stdout
+
+
 def test_version_and_usage():
     assert run("--version").stdout.startswith("mxserve ")
     assert run().returncode == 2

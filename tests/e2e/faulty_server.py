@@ -1,0 +1,105 @@
+"""`mxserve serve` with faults on demand: `python -m tests.e2e.faulty_server FOLDER serve ...`.
+
+A fault is a file in FOLDER, named after it. It is looked at in the real model's prefill and in its
+decode step, so that everything around these two calls is what users run.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+OUT_OF_MEMORY = "[malloc] Unable to allocate 68719476736 bytes."
+
+
+class Killed(BaseException):
+    """What no handler of exceptions catches."""
+
+
+class Faults:
+    """Counted faults go off as often as their file's number says; `hold` and `slow` (seconds) last
+    as long as their file is there. Every call is written to the file `calls`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def strike(self, where: str, tokens: int) -> None:
+        """Called at the beginning of a `where` ("prefill" or "step")."""
+        with (self._folder / "calls").open("a") as calls:
+            calls.write(f"{where} {tokens}\n")
+        while (self._folder / "hold").exists():
+            time.sleep(0.005)
+        slow = self._folder / "slow"
+        if slow.exists():
+            time.sleep(float(slow.read_text()))
+        if self.take(f"{where}-error"):
+            raise RuntimeError("injected: secret detail")
+        if self.take(f"{where}-memory"):
+            raise RuntimeError(OUT_OF_MEMORY)
+        if self.take(f"{where}-kill"):
+            raise Killed("injected")
+        if self.take(f"{where}-hang"):
+            time.sleep(600)
+
+    def take(self, name: str) -> bool:
+        """Whether fault `name` goes off now."""
+        path = self._folder / name
+        if not path.exists():
+            return False
+        left = int(path.read_text()) - 1
+        if left > 0:
+            path.write_text(str(left))
+        else:
+            path.unlink()
+        return True
+
+
+def install(faults: Faults) -> None:
+    """Puts `faults` into the model's two calls."""
+    from model.decoder import Decoder
+    from model.generation import Generation
+
+    prefill, step = Generation.prefill, Decoder.step
+
+    def faulty_prefill(self: Generation, tokens: Sequence[int]) -> None:
+        faults.strike("prefill", len(tokens))
+        prefill(self, tokens)
+
+    def faulty_step(self: Decoder) -> list[tuple[Generation, int]]:
+        faults.strike("step", len(self.members))
+        results = step(self)
+        if results and faults.take("nan"):
+            results[0] = (results[0][0], -1)
+        return results
+
+    Generation.prefill, Decoder.step = faulty_prefill, faulty_step
+
+
+def shrink_buffers() -> None:
+    """What a reader does not read fills up after a few frames instead of megabytes."""
+    from server import serve
+
+    bound = serve._bound
+
+    def small(*where: Any) -> socket.socket:
+        sock = bound(*where)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        return sock
+
+    serve._bound = small
+
+
+def main(folder: str, *args: str) -> int:
+    from server import cli
+
+    install(Faults(Path(folder)))
+    shrink_buffers()
+    return cli.main(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
