@@ -74,6 +74,8 @@ def serve(settings: Settings) -> int:
     # Until uvicorn takes the signal there is nothing to drain; it raises it again when it has
     # drained. Both times status 0 is right.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # a closed terminal; not under nohup
+        signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
     try:
         sockets = listen(settings.host, settings.port)
     except OSError as error:

@@ -165,6 +165,53 @@ def test_turns_two_to_ten_prefill_only_what_is_new(client, effort, echo):
             messages[-1]["reasoning_content"] = message.reasoning_content
 
 
+def reused(answer):
+    """Tokens from the cache, as the usage and the server's own field agree."""
+    tokens = answer.usage.prompt_tokens_details.cached_tokens
+    assert answer.x_mxserve["cache"]["reused_tokens"] == tokens
+    return tokens
+
+
+def test_keys_share_no_cached_prompt(live_server):
+    """Nor can one tell whether another's prompt is known."""
+    messages: list[Any] = [{"role": "user", "content": "What is the capital of Peru, please?"}]
+    seen = []
+    for key in ("a", "b", "a"):
+        url = f"{live_server.url}/v1"
+        with openai.OpenAI(base_url=url, api_key=key, max_retries=0) as client:
+            answer: Any = ask(client, messages)
+            seen.append((reused(answer) > 0, answer.x_mxserve["cache"]["common_tokens"] > 0))
+    assert seen == [(False, False), (False, False), (True, True)]
+
+
+def test_a_billing_header_costs_nothing(client):
+    for nonce in ("eb6c6", "1c8b4"):
+        header = f"x-anthropic-billing-header: cc_version=2.1.197.84c; cch={nonce};"
+        system = [{"type": "text", "text": text} for text in (header, "You are a guide to Kenya.")]
+        messages: list[Any] = [{"role": "system", "content": system}, *FRANCE]
+        answer = ask(client, messages)
+    cache = answer.x_mxserve["cache"]
+    assert cache["common_tokens"] == answer.usage.prompt_tokens
+    assert cache["diverged"] is None
+    assert reused(answer) > answer.usage.prompt_tokens / 2
+
+
+def test_an_edit_is_told(client):
+    messages: list[Any] = [
+        {"role": "system", "content": "You are a guide to all capitals."},
+        {"role": "user", "content": "What is the capital of Norway?"},
+    ]
+    assert ask(client, messages).x_mxserve["cache"]["reused_tokens"] == 0
+    messages[1] = {"role": "user", "content": "What is the capital of Japan?"}
+    raw = client.chat.completions.with_raw_response.create(
+        messages=messages, model="demo", temperature=0
+    )
+    assert raw.parse().x_mxserve["cache"]["diverged"] == {"message": 1, "change": "user message"}
+    assert raw.headers["x-mxserve-cache"].endswith('message=1, change="user message"')
+    assert raw.headers["x-mxserve-cache"].startswith(f"reused={reused(raw.parse())}, ")
+    assert reused(raw.parse()) > 0
+
+
 def test_a_tool_is_called_and_its_result_used(client):
     messages = [{"role": "user", "content": "What is the weather in Paris?"}]
     answer = ask(client, messages, tools=[WEATHER])
