@@ -94,9 +94,10 @@ class Scheduler(Generic[Key]):
     _turn_began: float = 0.0
     _rows_stepped: int = 0
     _context_fed: int = 0
-    # The round: when it began, whether any work but Decode was done in it, whether that's over.
+    # The round: when it began; whether any work but Decode was done in it, a whole chunk, enough.
     _round_began: float = 0.0
     _worked: bool = False
+    _chunk_done: bool = False
     _decode_due: bool = False
     _admits_in_a_row: int = 0
     _shortest_next: bool = True
@@ -221,6 +222,8 @@ class Scheduler(Generic[Key]):
         seconds = self.clock() - self._turn_began
         if isinstance(turn, Decode):
             self._new_round()
+        elif isinstance(turn, Prefill):
+            self._chunk_done = tokens >= turn.tokens  # a cut one leaves room for another
         if tokens <= 0:
             return
         if isinstance(turn, Decode):
@@ -273,9 +276,9 @@ class Scheduler(Generic[Key]):
             waiting = self._line.take(key)
             self._active[key] = _Active(waiting, waiting.slots, began=self.clock())
             return Admit(key)
-        if prompt is None:
+        if prompt is None or (self._chunk_done and not must):
             return None
-        tokens = self._chunk(self._active[prompt], room, alone=not rows, must=must)
+        tokens = self._chunk(self._active[prompt], room, rows, must=must)
         if not tokens:
             return None
         self._admits_in_a_row = 0
@@ -293,11 +296,16 @@ class Scheduler(Generic[Key]):
             return min(prompts, key=lambda key: self._active[key].left)
         return prompts[0]
 
-    def _chunk(self, request: _Active, room: float, *, alone: bool, must: bool) -> int:
-        first = FIRST_CHUNK_ALONE if alone else FIRST_CHUNK
+    def _chunk(self, request: _Active, room: float, rows: int, *, must: bool) -> int:
+        """Tokens of the next chunk; 0 when none fits and none is due."""
+        first = FIRST_CHUNK if rows else FIRST_CHUNK_ALONE
         size = self._chunks.fitting(room, request.context, first)
+        if rows and size >= request.left:  # its rows will be in the step that ends this round
+            joined = self._decode_s.seconds(rows + request.slots)
+            room -= max(0.0, joined - self._decode_s.seconds(rows))
+            size = self._chunks.fitting(room, request.context, first)
         if must:
-            size = max(size, MIN_CHUNK_ALONE if alone else MIN_CHUNK)
+            size = max(size, MIN_CHUNK if rows else MIN_CHUNK_ALONE)
         return min(size, request.left or size)
 
     def _expect(self, key: Key, *phases: _Phase) -> _Active:
@@ -309,4 +317,4 @@ class Scheduler(Generic[Key]):
 
     def _new_round(self) -> None:
         self._round_began = self.clock()
-        self._worked = self._decode_due = False
+        self._worked = self._chunk_done = self._decode_due = False

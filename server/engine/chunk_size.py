@@ -16,28 +16,33 @@ MIN_CHUNK = 32
 MAX_CHUNK = 2048
 # The sizes on offer: few, because kernels and their compilation like few shapes, and no further
 # apart than the time budget can afford to lose.
-SIZES = (*range(32, 256, 32), *range(256, 512, 64), *range(512, 1024, 128), *range(1024, 2049, 256))
-# A chunk is never larger than this times the largest one measured...
+SIZES = (
+    *range(MIN_CHUNK, 128, 16),
+    *range(128, 256, 32),
+    *range(256, 512, 64),
+    *range(512, 1024, 128),
+    *range(1024, MAX_CHUNK + 1, 256),
+)
+# A chunk is never larger than this times the largest one lately measured...
 GROWTH = 1.5
-# ...nor larger than this in a context more than twice as long as any measured.
+# ...nor larger than this in a context more than twice as long as any lately measured.
 FIRST_CHUNK = 128
 
 _MEMORY = 0.95  # weight of a figure against the next one
 _SINK = 0.2  # part of the way down that the margin goes with every figure
 _MAX_MARGIN = 4.0
-_SWEEPS = 20
+_SWEEPS = 50
 
 
 @dataclass(slots=True)
 class ChunkSizer:
     """Predicts chunk times and sizes chunks by them; feed it every chunk with add()."""
 
-    # Coefficients of tokens, 1 and tokens x context, in seconds, never negative.
-    _fit: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
-    _products: list[list[float]] = field(default_factory=lambda: [[0.0] * 3 for _ in range(3)])
-    _sums: list[float] = field(default_factory=lambda: [0.0] * 3)
+    _fit: _Fit = field(default_factory=lambda: _Fit())
     _margin: float = 1.0
-    _largest: int = 0
+    _largest: float = 0.0
+    # The range of contexts lately measured.
+    _nearest: float = 0.0
     _furthest: float = 0.0
 
     @property
@@ -49,17 +54,13 @@ class ChunkSizer:
         """A chunk of `tokens`, fed after `context` tokens, took `seconds`."""
         if tokens <= 0 or seconds <= 0:
             return
-        # A short end of a prompt says nothing about how large a chunk may safely be.
-        self._largest = max(self._largest, tokens)
-        self._furthest = max(self._furthest, context + tokens)
-        features = [x / seconds for x in _features(tokens, context)]
-        for i in range(3):
-            self._sums[i] = _MEMORY * self._sums[i] + features[i]
-            for j in range(3):
-                self._products[i][j] = _MEMORY * self._products[i][j] + features[i] * features[j]
-        self._solve()
-        expected = self._expected(tokens, context)
-        excess = seconds / expected if expected > 0 else _MAX_MARGIN
+        if not self.measured:
+            self._nearest = context
+        self._largest = max(tokens, _MEMORY * self._largest)
+        self._furthest = max(context + tokens, _MEMORY * self._furthest)
+        self._nearest = min(context, _MEMORY * self._nearest + (1 - _MEMORY) * context)
+        self._fit.add(tokens, context, seconds)
+        excess = seconds / self._fit.seconds(tokens, context)
         if excess >= self._margin:
             self._margin = min(excess, _MAX_MARGIN)
         else:
@@ -67,36 +68,59 @@ class ChunkSizer:
 
     def seconds(self, tokens: int, context: int) -> float:
         """What a chunk will take, on the safe side; 0 before anything was measured."""
-        return self._margin * self._expected(tokens, context)
+        # How much cheaper a short context is shows when there is one.
+        return self._margin * self._fit.seconds(tokens, max(context, self._nearest))
 
     def fitting(self, room: float, context: int, first: int) -> int:
         """The largest size that takes at most `room` seconds after `context` tokens; 0 when none
         does. `first`: the size before anything was measured."""
         if not self.measured:
             return first
-        limit = max(int(self._largest * GROWTH), first)
+        limit = self._largest * GROWTH
         if context > 2 * self._furthest:
-            limit = FIRST_CHUNK
+            limit = min(limit, FIRST_CHUNK)
         by_time = bisect_right(SIZES, room, key=lambda size: self.seconds(size, context))
-        by_limit = bisect_right(SIZES, limit)
-        sizes = min(by_time, by_limit)
+        sizes = min(by_time, bisect_right(SIZES, limit))
         return SIZES[sizes - 1] if sizes else 0
 
-    def _expected(self, tokens: int, context: int) -> float:
-        return sum(x * y for x, y in zip(self._fit, _features(tokens, context), strict=True))
 
-    def _solve(self) -> None:
-        """Least squares with coefficients >= 0, by coordinate descent from the last solution.
+@dataclass(slots=True)
+class _Fit:
+    """Least squares of seconds = a x tokens + b + c x tokens x context, none of them negative."""
 
-        Where the figures leave something open (all chunks of one size) it stays as it was; the
-        first figure is thus put down to the tokens, the assumption that grows chunks with care.
-        """
+    a: float = 0.0
+    b: float = 0.0
+    c: float = 0.0
+    # Weighted sums of products of the features, each divided by the seconds measured.
+    _aa: float = 0.0
+    _ab: float = 0.0
+    _ac: float = 0.0
+    _bb: float = 0.0
+    _bc: float = 0.0
+    _cc: float = 0.0
+    _a1: float = 0.0
+    _b1: float = 0.0
+    _c1: float = 0.0
+
+    def seconds(self, tokens: float, context: float) -> float:
+        return self.b + tokens * (self.a + self.c * (context + tokens / 2))
+
+    def add(self, tokens: float, context: float, seconds: float) -> None:
+        a, b, c = tokens / seconds, 1 / seconds, tokens * (context + tokens / 2) / seconds
+        self._aa = _MEMORY * self._aa + a * a
+        self._ab = _MEMORY * self._ab + a * b
+        self._ac = _MEMORY * self._ac + a * c
+        self._bb = _MEMORY * self._bb + b * b
+        self._bc = _MEMORY * self._bc + b * c
+        self._cc = _MEMORY * self._cc + c * c
+        self._a1 = _MEMORY * self._a1 + a
+        self._b1 = _MEMORY * self._b1 + b
+        self._c1 = _MEMORY * self._c1 + c
+        # Coordinate descent from the last solution: what the figures leave open (chunks of one
+        # size say nothing about the fixed part) stays as it was, halved by the first figure.
+        if not self.a and not self.b:
+            self.a, self.b = seconds / 2 / tokens, seconds / 2
         for _ in range(_SWEEPS):
-            for i in range(3):
-                if self._products[i][i] > 0:
-                    rest = sum(self._products[i][j] * self._fit[j] for j in range(3) if j != i)
-                    self._fit[i] = max(0.0, (self._sums[i] - rest) / self._products[i][i])
-
-
-def _features(tokens: int, context: int) -> tuple[float, float, float]:
-    return tokens, 1.0, tokens * (context + tokens / 2)
+            self.a = max(0.0, (self._a1 - self._ab * self.b - self._ac * self.c) / self._aa)
+            self.b = max(0.0, (self._b1 - self._ab * self.a - self._bc * self.c) / self._bb)
+            self.c = max(0.0, (self._c1 - self._ac * self.a - self._bc * self.b) / self._cc)
