@@ -53,7 +53,11 @@ class ServerProcess:
 
     def __enter__(self) -> ServerProcess:
         self._log = tempfile.TemporaryFile()
-        self._start()
+        try:
+            self._start()
+        except BaseException:
+            self._log.close()  # nobody calls __exit__ then
+            raise
         return self
 
     def __exit__(

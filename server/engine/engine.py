@@ -257,10 +257,10 @@ class Engine:
         if worker is None:
             return Health("loading", 0, 0, None, 0, 0, None)
         status: Literal["loading", "ready", "draining", "dead"] = "ready"
-        if self._draining:
-            status = "draining"
-        elif worker.dead is not None:
+        if worker.dead is not None and not (self._draining and worker.ended):
             status = "dead"
+        elif self._draining:
+            status = "draining"
         elif self._info is None:
             status = "loading"
         figures = worker.figures

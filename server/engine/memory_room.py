@@ -13,7 +13,16 @@ from server.engine.prompt_cache import PromptCache
 EXPECTED_ANSWER = 2048
 # A row is copied when the company of a step changes, and capacities come in steps of half.
 SPARE = 2
-_MEMORY_WORDS = ("out of memory", "bad_alloc", "failed to allocate", "unable to allocate")
+# Words of MLX's errors on the CPU, on CUDA and on Metal.
+_MEMORY_WORDS = (
+    "out of memory",
+    "bad_alloc",
+    "failed to allocate",
+    "unable to allocate",
+    "insufficient memory",
+    "outofmemory",
+    "[metal::malloc]",
+)
 
 
 def make_room(job: Job, model: Model, cache: PromptCache) -> bool:

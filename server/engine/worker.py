@@ -115,6 +115,11 @@ class Worker:
         return self._dead
 
     @property
+    def ended(self) -> bool:
+        """Whether the thread has ended because it was told to."""
+        return self._stopping and self._dead is None and not self._thread.is_alive()
+
+    @property
     def slots_used(self) -> int:
         """Rows of the batch that belong to admitted requests."""
         return self._scheduler.slots_used

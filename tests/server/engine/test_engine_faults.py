@@ -104,6 +104,11 @@ MEMORY_ERRORS = [
     MemoryError(),
     RuntimeError("[malloc] Unable to allocate 9 bytes."),
     RuntimeError("Out of memory"),
+    RuntimeError(
+        "[METAL] Command buffer execution failed: Insufficient Memory "
+        "(00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)"
+    ),
+    RuntimeError("[metal::malloc] Resource limit (499000) exceeded."),
 ]
 
 
