@@ -32,6 +32,7 @@ _MEMORY = 0.95  # weight of a figure against the next one
 _SINK = 0.2  # part of the way down that the margin goes with every figure
 _MAX_MARGIN = 4.0
 _SWEEPS = 50
+_SHORTEST_S = 1e-6  # below that a clock says nothing
 
 
 @dataclass(slots=True)
@@ -52,15 +53,16 @@ class ChunkSizer:
 
     def add(self, tokens: int, context: int, seconds: float) -> None:
         """A chunk of `tokens`, fed after `context` tokens, took `seconds`."""
-        if tokens <= 0 or seconds <= 0:
+        if tokens <= 0:
             return
+        seconds = max(seconds, _SHORTEST_S)
         if not self.measured:
             self._nearest = context
         self._largest = max(tokens, _MEMORY * self._largest)
         self._furthest = max(context + tokens, _MEMORY * self._furthest)
         self._nearest = min(context, _MEMORY * self._nearest + (1 - _MEMORY) * context)
         self._fit.add(tokens, context, seconds)
-        excess = seconds / self._fit.seconds(tokens, context)
+        excess = seconds / max(self._fit.seconds(tokens, context), _SHORTEST_S)
         if excess >= self._margin:
             self._margin = min(excess, _MAX_MARGIN)
         else:

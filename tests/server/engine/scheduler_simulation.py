@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from server.engine.admission import MAX_OVERTAKEN
-from server.engine.batch_scheduler import (
+from server.engine.chunk_size import MAX_CHUNK, MIN_CHUNK
+from server.engine.scheduler import (
     MIN_CHUNK_ALONE,
     Admit,
     Decode,
@@ -20,7 +21,6 @@ from server.engine.batch_scheduler import (
     Scheduler,
     Turn,
 )
-from server.engine.chunk_size import MAX_CHUNK, MIN_CHUNK
 
 # A prompt that waits for its next chunk sees at most so many turns of other kinds.
 _CHUNKS_APART = 2

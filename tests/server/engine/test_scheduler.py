@@ -1,199 +1,195 @@
-"""The scheduler in simulation: an injected clock, costs for each turn, what must always hold."""
+"""How the scheduler shares the device, case by case; the queue: test_scheduler_queue.py, random
+load: test_scheduler_simulation.py."""
 
-from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import count
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
+from server.engine.chunk_size import MAX_CHUNK, MIN_CHUNK
 from server.engine.scheduler import (
     ALONE_S,
-    MIN_CHUNK,
     MIN_CHUNK_ALONE,
     Admit,
+    Decode,
     Prefill,
-    Scheduler,
-    Step,
 )
-
-TOKEN_S = 0.0005
-STEP_S = 0.008
-GAP_S = 0.120
+from tests.server.engine.scheduler_desk import GAP_S, Desk
+from tests.server.engine.scheduler_simulation import Client, Device, Simulation
 
 
-@dataclass
-class Client:
-    name: str
-    prompt: int
-    answer: int
-    arrives: float = 0.0
-    leaves: float | None = None
-    fed: int = 0
-    step_times: list[float] = field(default_factory=list)
-    finished_at: float | None = None
+def chunks(run: Simulation) -> list[int]:
+    return [tokens for _, tokens, _ in run.chunks]
 
 
-class Simulation:
-    """Runs clients against the scheduler; time passes only by what turns cost."""
-
-    def __init__(
-        self,
-        clients: list[Client],
-        *,
-        max_active: int = 4,
-        max_queue: int = 100,
-        token_s: float = TOKEN_S,
-    ) -> None:
-        self.token_s = token_s
-        self.now = 0.0
-        self.clients = {client.name: client for client in clients}
-        self.scheduler: Scheduler[str] = Scheduler(
-            max_active=max_active, max_queue=max_queue, target_gap_s=GAP_S, clock=lambda: self.now
-        )
-        self.refused: list[str] = []
-        self.turns: list[object] = []
-
-    def run(self) -> "Simulation":
-        coming = sorted(self.clients.values(), key=lambda client: client.arrives)
-        left: set[str] = set()
-        while True:
-            while coming and coming[0].arrives <= self.now:
-                name = coming.pop(0).name
-                if not self.scheduler.add(name):
-                    self.refused.append(name)
-            for client in self.clients.values():
-                gone = client.leaves is not None and client.leaves <= self.now
-                if gone and client.name not in left:
-                    left.add(client.name)
-                    self.scheduler.remove(client.name)
-            turn = self.scheduler.next()
-            if turn is None:
-                assert self.scheduler.active == 0 or all(
-                    name in left for name in self.clients if name in self.scheduler._admitted
-                )
-                assert self.scheduler.queued == 0
-                if not coming:
-                    return self
-                self.now = max(self.now, coming[0].arrives)
-                continue
-            self.turns.append(turn)
-            self.work(turn)
-
-    def work(self, turn: object) -> None:
-        fed = 1
-        if isinstance(turn, Admit):
-            client = self.clients[turn.key]
-            if client.prompt:
-                self.scheduler.prefilling(client.name)
-            else:
-                self.scheduler.decoding(client.name)
-        elif isinstance(turn, Prefill):
-            client = self.clients[turn.key]
-            fed = min(turn.tokens, client.prompt - client.fed)
-            client.fed += fed
-            self.now += fed * self.token_s
-            if client.fed == client.prompt:
-                self.scheduler.decoding(client.name)
-        elif isinstance(turn, Step):
-            client = self.clients[turn.key]
-            assert client.fed == client.prompt
-            self.now += STEP_S
-            client.step_times.append(self.now)
-            if len(client.step_times) == client.answer:
-                client.finished_at = self.now
-                self.scheduler.remove(client.name)
-        self.scheduler.done(fed)
-
-
-def gaps(client: Client) -> list[float]:
-    times = client.step_times
-    return [after - before for before, after in pairwise(times)]
+# Prefill beside streams and alone.
 
 
 def test_a_lone_prompt_comes_in_large_chunks():
-    run = Simulation([Client("a", prompt=10_000, answer=3)]).run()
-    chunks = [turn.tokens for turn in run.turns if isinstance(turn, Prefill)]
-    assert min(chunks) >= 512
-    assert max(chunks) <= 2048
+    run = Simulation([Client("a", prompt=40_000, answers=(3,))], Device(token_s=0.0001)).run()
+    assert min(chunks(run)[:-1]) >= 512
+    assert max(chunks(run)) == MAX_CHUNK
 
 
 def test_a_long_prompt_does_not_stretch_the_gap_of_a_running_stream():
-    chat = Client("chat", prompt=100, answer=600)
-    run = Simulation([chat, Client("long", prompt=30_000, answer=1, arrives=0.5)]).run()
+    chat = Client("chat", prompt=100, answers=(600,))
+    long = Client("long", prompt=30_000, answers=(1,), arrives=0.5)
+    run = Simulation([chat, long]).run()
     assert run.clients["long"].finished_at is not None
-    settled = gaps(chat)[20:]
-    assert max(settled) <= GAP_S * 1.05
-    assert max(settled) > GAP_S * 0.8, "the chunks use the room there is"
+    settled = chat.gaps[20:]
+    assert max(settled) <= GAP_S
+    beside = [gap for gap in settled if gap > 0.02]
+    assert sum(beside) / len(beside) > GAP_S * 0.75, "the chunks use the room there is"
+
+
+def test_chunks_shrink_as_the_context_makes_tokens_dearer():
+    device = Device(token_s=0.0001, context_s=1e-8)
+    chat = Client("chat", prompt=100, answers=(5000,))
+    long = Client("long", prompt=100_000, answers=(1,), arrives=0.5)
+    run = Simulation([chat, long], device).run()
+    assert max(chat.gaps[20:]) <= GAP_S * 1.01
+    beside = [tokens for at, tokens, _ in run.chunks if at > 1.0][:-1]
+    assert beside[-1] < beside[5] / 3
+
+
+def test_a_fixed_cost_of_chunks_does_not_hold_them_small():
+    """Seconds per token of a small chunk say little about a larger one."""
+    device = Device(token_s=0.0002, chunk_s=0.05)
+    chat = Client("chat", prompt=16, answers=(2000,))
+    run = Simulation([chat, Client("long", 20_000, (1,), arrives=0.5)], device).run()
+    # 120 ms less the step and the fixed part leave time for some 310 tokens.
+    assert sorted(chunks(run))[len(run.chunks) // 2] >= 256
+    assert max(chat.gaps[20:]) <= GAP_S * 1.05
 
 
 def test_on_a_slow_device_a_newcomer_does_not_wait_long_for_a_lone_prompt():
-    run = Simulation([Client("long", prompt=20_000, answer=1)], token_s=0.002).run()
-    chunks = [turn.tokens for turn in run.turns if isinstance(turn, Prefill)]
-    assert max(chunks[1:]) * 0.002 <= ALONE_S
-    run = Simulation([Client("long", prompt=2_000, answer=1)], token_s=0.1).run()
-    chunks = [turn.tokens for turn in run.turns if isinstance(turn, Prefill)]
-    assert chunks[1:] == [MIN_CHUNK_ALONE] * len(chunks[1:])
+    run = Simulation([Client("long", prompt=20_000)], Device(token_s=0.002)).run()
+    assert max(seconds for _, _, seconds in run.chunks[2:]) <= ALONE_S * 1.01
+    run = Simulation([Client("long", prompt=2_000)], Device(token_s=0.1)).run()
+    assert chunks(run)[1:-1] == [MIN_CHUNK_ALONE] * len(chunks(run)[1:-1])
 
 
-def test_streams_take_turns_evenly():
-    clients = [Client(name, prompt=10, answer=100) for name in "abcd"]
-    run = Simulation(clients).run()
-    ends = [client.finished_at or 0.0 for client in run.clients.values()]
-    assert max(ends) - min(ends) <= 8 * STEP_S
+def test_without_room_a_prompt_still_gets_the_least_chunk_in_every_round():
+    device = Device(step_s=0.5)
+    chat = Client("chat", prompt=10, answers=(400,))
+    run = Simulation([chat, Client("long", 5000, (1,), arrives=1.0)], device).run()
+    rounds = run.turns[run.turns.index(Admit("long")) :]
+    kinds = [type(turn) for turn in rounds if not isinstance(turn, Admit)]
+    assert kinds[1:101] == [Prefill, Decode] * 50
+    assert set(chunks(run)[3:-1]) == {MIN_CHUNK}
+
+
+def test_a_chunk_that_ran_over_shrinks_the_next_at_once_and_only_for_a_while():
+    desk = Desk()
+    desk.run("stream")
+    desk.add("prompt", tokens=100_000)
+    desk.admit("prompt")
+    desk.scheduler.prefilling("prompt", 100_000)
+    settled = [desk.chunk() for _ in range(20)][-1]
+    assert desk.chunk(slower=3) == settled
+    assert desk.chunk() <= settled / 2
+    recovering = [desk.chunk() for _ in range(20)]
+    assert recovering[0] < settled, "grows slowly"
+    assert recovering[-1] >= settled * 0.8
+
+
+def test_a_failed_turn_teaches_nothing():
+    desk = Desk()
+    desk.run("stream")
+    desk.add("prompt", tokens=10_000)
+    desk.admit("prompt")
+    desk.scheduler.prefilling("prompt", 10_000)
+
+    before = [desk.chunk() for _ in range(20)][-1]
+    for _ in range(6):
+        desk.chunk(slower=100, failed=True)
+        desk.turn(30.0, fed=0)
+    assert desk.chunk() == before
+
+
+def test_more_rows_leave_less_room():
+    def largest(streams: int) -> int:
+        crowd = [Client(f"s{i}", 20, (300,)) for i in range(streams)]
+        device = Device(step_s=0.01, row_s=0.005)
+        run = Simulation([*crowd, Client("long", 20_000, (1,), arrives=1.0)], device, max_batch=16)
+        run.run()
+        return max(tokens for at, tokens, _ in run.chunks if 2.0 < at < 8.0)
+
+    assert largest(12) < largest(6) < largest(1)
+
+
+def test_a_new_stream_gets_its_first_token_before_others_prompts_go_on():
+    desk = Desk()
+    desk.run("stream")
+    assert desk.turn() == Decode()
+    desk.add("short", tokens=50)
+    desk.add("long", tokens=9000)
+    desk.admit("short")
+    desk.scheduler.prefilling("short", 50)
+    desk.admit("long")
+    desk.scheduler.prefilling("long", 9000)
+    assert desk.scheduler.next() == Prefill("short", 50)
+    desk.scheduler.decoding("short")
+    desk.scheduler.done(50)
+    assert desk.turn() == Decode()
+    assert desk.scheduler.decoding_rows == 2
+
+
+def test_a_burst_of_cached_newcomers_shares_the_first_step():
+    desk = Desk(max_batch=8)
+    desk.run("stream")
+    assert [desk.turn() for _ in range(3)] == [Decode()] * 3
+    desk.add(*"abcde")
+    for key in "abcde":
+        assert desk.turn() == Admit(key)
+        desk.scheduler.decoding(key)
+    assert desk.turn() == Decode()
+    assert desk.scheduler.decoding_rows == 6
+
+
+# Prompts among each other.
 
 
 def test_a_short_prompt_is_not_stuck_behind_a_long_one():
-    short = Client("short", prompt=200, answer=5, arrives=1.0)
-    run = Simulation([Client("long", prompt=100_000, answer=5), short]).run()
-    assert short.finished_at is not None
-    assert short.finished_at < 3.5
+    device = Device(token_s=0.0004)
+    short = Client("short", prompt=200, answers=(5,), arrives=1.0)
+    run = Simulation([Client("long", prompt=100_000, answers=(5,)), short], device).run()
+    assert short.first_token_s < 3 * ALONE_S
     assert (run.clients["long"].finished_at or 0) > 40
 
 
-def test_the_queue_is_bounded_and_first_come_first_served():
-    clients = [Client(f"c{i:02}", prompt=10, answer=5) for i in range(20)]
-    run = Simulation(clients, max_active=2, max_queue=8).run()
-    assert run.refused == [f"c{i:02}" for i in range(10, 20)]
-    admitted = [turn.key for turn in run.turns if isinstance(turn, Admit)]
-    assert admitted == [f"c{i:02}" for i in range(10)]
+def test_a_short_prompt_is_quick_beside_streams_and_a_long_prompt_too():
+    crowd = [Client(f"s{i}", 50, (800,)) for i in range(3)]
+    short = Client("short", prompt=150, answers=(5,), arrives=5.0)
+    Simulation([*crowd, Client("long", 60_000, (5,)), short], max_batch=8).run()
+    assert short.first_token_s < 6 * GAP_S
 
 
-def test_retry_after_grows_with_the_queue_and_stays_sane():
-    scheduler: Scheduler[int] = Scheduler(2, 1000, GAP_S, clock=lambda: 0.0)
-    empty = scheduler.retry_after()
-    for key in range(500):
-        scheduler.add(key)
-    assert 1 <= empty < scheduler.retry_after() <= 60
+def test_endless_short_prompts_do_not_starve_a_long_one():
+    alone = Client("long", prompt=10_000, answers=(1,))
+    Simulation([alone]).run()
+    shorts = [Client(f"s{i}", 300, (1,), arrives=i * 0.1) for i in range(500)]
+    beside = Client("long", prompt=10_000, answers=(1,))
+    Simulation([beside, *shorts], max_batch=8, max_queue=3000).run()
+    assert beside.first_token_s < 4 * alone.first_token_s
 
 
-clients_strategy = st.lists(
-    st.builds(
-        lambda prompt, answer, arrives, leaves: (prompt, answer, arrives, leaves),
-        st.one_of(st.integers(0, 300), st.integers(300, 20_000)),
-        st.integers(1, 80),
-        st.floats(0, 10),
-        st.one_of(st.none(), st.floats(0, 15)),
-    ),
-    min_size=1,
-    max_size=12,
-)
-
-
-@given(clients_strategy, st.integers(1, 5), st.integers(0, 12))
-@settings(max_examples=300, deadline=None)
-def test_any_run_ends_with_everyone_served_within_bounds(
-    drawn: list[tuple[int, int, float, float | None]], max_active: int, max_queue: int
-):
-    clients = [
-        Client(f"c{i}", prompt, answer, arrives, None if leaves is None else max(leaves, arrives))
-        for i, (prompt, answer, arrives, leaves) in enumerate(drawn)
-    ]
-    run = Simulation(clients, max_active=max_active, max_queue=max_queue).run()
-    for client in clients:
-        if client.name not in run.refused and client.leaves is None:
-            assert client.finished_at is not None, "starved"
-    # A round is one step each and one chunk, bounded even when the cost of a token is not known.
-    worst = max_active * STEP_S + max(GAP_S, ALONE_S, MIN_CHUNK * TOKEN_S) + STEP_S
-    for client in clients:
-        assert max(gaps(client), default=0.0) <= worst
-    assert run.scheduler.active == run.scheduler.queued == 0
+def test_newcomers_who_leave_at_once_do_not_keep_a_prompt_from_its_turn():
+    """Fully cached, a single token each, and never any room."""
+    desk = Desk(max_batch=3)
+    desk.add("prompt")
+    desk.admit("prompt")
+    desk.scheduler.prefilling("prompt", 5000)
+    names = (f"n{i}" for i in count())
+    waiting: list[str] = []
+    fed = 0
+    for _ in range(200):
+        if not desk.scheduler.full():
+            waiting.append(next(names))
+            desk.add(waiting[-1])
+        turn = desk.turn(GAP_S)
+        if isinstance(turn, Admit):
+            desk.scheduler.decoding(turn.key)
+        elif isinstance(turn, Decode):
+            for key in [key for key in waiting if key in desk.scheduler._active]:
+                desk.scheduler.remove(key)
+        elif isinstance(turn, Prefill):
+            fed += turn.tokens
+    assert fed >= 200 / 10 * MIN_CHUNK

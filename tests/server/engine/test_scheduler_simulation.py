@@ -9,7 +9,7 @@ import random
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from server.engine.batch_scheduler import ALONE_S
+from server.engine.scheduler import ALONE_S
 from tests.server.engine.scheduler_simulation import Client, Device, Simulation
 
 EXAMPLES = int(os.environ.get("MXSERVE_SCHEDULER_EXAMPLES", "200"))
