@@ -132,6 +132,49 @@ def test_a_new_stream_gets_its_first_token_before_others_prompts_go_on():
     assert desk.scheduler.decoding_rows == 2
 
 
+def test_what_admissions_take_is_not_there_for_chunks():
+    device = Device(admit_s=0.05, step_s=0.01, row_s=0.0)
+    chat = Client("chat", prompt=3000, answers=(400,))
+    late = [Client(f"n{i}", 5000, (1,), arrives=2.0 + i * 0.2) for i in range(6)]
+    run = Simulation([chat, Client("long", 60_000, (1,), arrives=0.5), *late], device, max_batch=16)
+    run.run()
+    assert max(chat.gaps[20:]) <= GAP_S * 1.01
+
+
+def test_a_burst_of_slow_admissions_comes_between_steps():
+    device = Device(admit_s=0.05, step_s=0.01, row_s=0.0)
+    chat = Client("chat", prompt=100, answers=(400,))
+    burst = [Client(f"n{i}", 500, (1,), arrives=1.0) for i in range(8)]
+    Simulation([chat, *burst], device, max_batch=16).run()
+    assert max(chat.gaps[20:]) <= GAP_S * 1.01
+
+
+def test_rows_that_join_at_the_end_of_a_chunk_are_reckoned_with():
+    device = Device(step_s=0.01, row_s=0.01)
+    chat = Client("chat", prompt=100, answers=(400,))
+    waves = [Client(f"w{i}", 5000, (2,) * 6, arrives=1.0 + 20 * i) for i in range(4)]
+    Simulation([chat, *waves], device, max_batch=8).run()
+    assert max(chat.gaps[20:]) <= GAP_S * 1.01
+
+
+def test_a_round_has_one_chunk_unless_it_was_cut():
+    desk = Desk()
+    desk.run("stream")
+    desk.add("prompt", tokens=100_000)
+    desk.admit("prompt")
+    desk.scheduler.prefilling("prompt", 100_000)
+    for _ in range(20):
+        size = desk.chunk()
+    assert desk.turn(0.02) == Decode()
+    turn = desk.turn(0.010, fed=20)  # up to where the worker takes a snapshot
+    assert isinstance(turn, Prefill)
+    assert turn.tokens == size
+    turn = desk.turn(0.060)
+    assert isinstance(turn, Prefill)
+    assert size / 2 < turn.tokens < size
+    assert desk.turn(0.02) == Decode()
+
+
 def test_a_burst_of_cached_newcomers_shares_the_first_step():
     desk = Desk(max_batch=8)
     desk.run("stream")

@@ -65,6 +65,15 @@ def test_a_title_goes_before_long_prompts_that_wait():
     assert order == ["title", "note", "long", "longer"]
 
 
+def test_a_somewhat_shorter_prompt_does_not_go_first():
+    desk = Desk(max_batch=1)
+    desk.run("busy")
+    desk.add("first", tokens=4000)
+    desk.add("second", tokens=600)
+    desk.scheduler.remove("busy")
+    desk.admit("first")
+
+
 def test_nobody_is_overtaken_for_ever():
     desk = Desk(max_batch=1)
     desk.run("busy")
