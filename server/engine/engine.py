@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from model.thinking import CLOSING_TEXT
-from server.engine.batch_scheduler import Scheduler
 from server.engine.cache_budget import open_cache
 from server.engine.errors import ContextOverflow, Draining, EngineDead, InvalidRequest
 from server.engine.events import Event
@@ -29,6 +28,7 @@ from server.engine.job import Job
 from server.engine.mailbox import Mailbox
 from server.engine.ports import Backend, Facts, Prompt, backend, generation_defaults
 from server.engine.request import GenerationRequest
+from server.engine.scheduler import Scheduler
 from server.engine.worker import Limits, Worker
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from server.engine.batch_scheduler import Admit, Prefill, Scheduler, Turn
 from server.engine.errors import (
     Draining,
     EngineDead,
@@ -32,6 +31,7 @@ from server.engine.memory_room import is_memory_error, make_room
 from server.engine.ports import Backend, Facts
 from server.engine.prompt_cache import PromptCache
 from server.engine.running import Running, Workshop
+from server.engine.scheduler import Admit, Prefill, Scheduler, Turn
 from server.engine.turn_journal import JOURNAL, TurnJournal
 
 log = logging.getLogger(__name__)
