@@ -161,9 +161,13 @@ class PromptCache:
         self._queue.clear()
         self._bytes = 0
 
-    def idle_work(self) -> bool:
-        """One piece of work for the disk, a few milliseconds at most; True when there is more."""
-        return self._saver is not None and self._saver.step(IDLE_WAIT_S)
+    def idle_work(self, wait: float = IDLE_WAIT_S) -> bool:
+        """One piece of work for the disk, a few milliseconds; True when there is more.
+
+        wait: seconds to wait at most for the writer, which is for those who would only call again
+        at once; with 0 it may be called between two steps of a server that is never idle.
+        """
+        return self._saver is not None and self._saver.step(wait)
 
     def close(self, seconds: float = 5.0) -> None:
         """Saves what the disk does not have yet, the newest first, for at most `seconds`; nothing

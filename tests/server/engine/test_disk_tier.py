@@ -198,7 +198,7 @@ def test_a_flipped_bit_is_seen(saved: Path):
     for number, file in enumerate(files(saved)):
         data = file.read_bytes()
         header = 8 + int.from_bytes(data[:8], "little")
-        places = [*range(number % 7, header, 31), *range(header, len(data), len(data) // 9)]
+        places = [*range(number % 7, header, 53), *range(header, len(data), len(data) // 5)]
         for place in places:
             flipped = bytearray(data)
             flipped[place] ^= 1 << (place % 8)
@@ -213,6 +213,22 @@ def test_one_file_in_place_of_another_is_not_used(saved: Path):
         (file, other.read_bytes()) for file in everything for other in everything if file != other
     ]
     damaged_in_turn(saved, damages)
+
+
+def test_a_file_of_another_model_is_removed(saved: Path):
+    other = open_cache(saved.parent / "other")
+    insert(other, [1, 2, 3])
+    other.close()
+    stranger = PromptCache(1 << 30, DiskTier.open(saved.parent / "other", "strange", 1 << 30))
+    insert(stranger, CHAT)
+    stranger.close()
+    inside = subfolder(saved, MODEL)
+    moved = [file.rename(inside / file.name) for file in files(saved.parent / "other")]
+    cache = open_cache(saved)
+    assert sorted(file.exists() for file in moved) == [False, False, True, True]
+    assert reused(cache, [1, 2, 3, 4]) == 3, "our model's own are as good from elsewhere"
+    assert reused(cache, [*CHAT, 1]) == 40
+    cache.close()
 
 
 def test_what_a_damaged_span_carried_goes_with_it(saved: Path, caplog: pytest.LogCaptureFixture):
@@ -397,4 +413,4 @@ class Restarts(RuleBasedStateMachine):
 
 
 TestRestarts = Restarts.TestCase
-TestRestarts.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)
+TestRestarts.settings = settings(max_examples=15, stateful_step_count=30, deadline=None)

@@ -58,7 +58,7 @@ def test_kill_9_while_writing_leaves_nothing_wrong(tmp_path: Path):
     each, whatever the folder has is whole."""
     folder, moments = tmp_path / "cache", random.Random(1)
     found = 0
-    for round in range(6):
+    for round in range(8):
         writers = [child(WRITE_FOR_EVER, folder, number) for number in range(2)]
         for writer in writers:
             assert writer.stdout is not None
@@ -207,7 +207,7 @@ def test_a_disk_that_hangs_holds_up_nobody(tmp_path: Path, monkeypatch: pytest.M
     cache = open_cache(tmp_path / "cache")
     insert(cache, CHAT)
     slowest = 0.0
-    for number in range(200):
+    for number in range(60):
         insert(cache, [number, 1])
         began = time.monotonic()
         cache.idle_work()
@@ -265,7 +265,7 @@ def test_a_long_prompt_passes_through_a_short_queue(tmp_path: Path):
     disk = DiskTier.open(tmp_path / "cache", MODEL, 1 << 40)
     cache = PromptCache(1 << 40, disk)
     tokens = list(range(1_000))
-    keys = mx.arange(1_000 * 30_000, dtype=mx.float32).reshape(1, 1, 1_000, 30_000)
+    keys = mx.arange(1_000 * 20_000, dtype=mx.float32).reshape(1, 1, 1_000, 20_000)
     state = mx.zeros((1, 2, 3, 3))
     assert keys.nbytes > QUEUE_BYTES
     cache.insert(
