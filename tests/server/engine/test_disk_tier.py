@@ -243,6 +243,17 @@ def test_what_a_damaged_span_carried_goes_with_it(saved: Path, caplog: pytest.Lo
     assert reused(open_cache(saved), [*CHAT, 1]) == 40
 
 
+def test_what_stands_on_nothing_is_removed_unless_it_is_young(saved: Path):
+    first = next(f for f in files(saved) if b'"start":"0","end":"10"' in f.read_bytes())
+    first.unlink()
+    open_cache(saved).close()
+    assert len(files(saved)) == 5, "another process may be about to write what is missing"
+    for file in files(saved):
+        os.utime(file, (1e9, 1e9))
+    open_cache(saved).close()
+    assert files(saved) == []
+
+
 def test_foreign_files_are_left_alone(saved: Path):
     inside = subfolder(saved, MODEL)
     foreign = [

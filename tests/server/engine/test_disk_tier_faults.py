@@ -213,7 +213,8 @@ def test_a_disk_that_hangs_holds_up_nobody(tmp_path: Path, monkeypatch: pytest.M
         cache.idle_work()
         assert reused(cache, [*CHAT, 1]) == 40
         slowest = max(slowest, time.monotonic() - began)
-    assert hangs.is_set()
+    assert hangs.wait(10)
+    assert files(tmp_path / "cache") == [], "not before it is whole on the disk"
     began = time.monotonic()
     cache.close(0.2)
     assert time.monotonic() - began < 5

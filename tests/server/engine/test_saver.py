@@ -11,6 +11,7 @@ import pytest
 
 from model import state_files
 from server.engine.cache_file import Entry, read_entry
+from server.engine.disk_store import DiskStore
 from server.engine.disk_tier import DiskTier
 from server.engine.prompt_cache import PromptCache
 from tests.server.engine.disk_states import MODEL, files, insert, reused, snapshot, span
@@ -127,6 +128,29 @@ def test_a_conversation_that_would_fill_the_disk_is_not_saved(tmp_path: Path):
     work(cache, disk)
     assert len(files(tmp_path)) == 2
     disk.close(5)
+
+
+def test_what_finds_no_room_is_not_tried_for_ever(
+    tmp_path: Path, disk: DiskTier, monkeypatch: pytest.MonkeyPatch
+):
+    tried: list[int] = []
+
+    def no_room(store: DiskStore, nbytes: int) -> bool:
+        tried.append(nbytes)
+        return False
+
+    monkeypatch.setattr(DiskStore, "make_room", no_room)
+    cache = PromptCache(1 << 30, disk)
+    insert(cache, [1, 2])
+    for _ in range(50):
+        cache.idle_work()
+        assert disk.flush(10)
+    assert len(tried) == 1
+    assert files(tmp_path) == []
+    monkeypatch.undo()
+    assert reused(cache, [1, 2, 3]) == 2
+    work(cache, disk)
+    assert len(files(tmp_path)) == 2, "tried again once it served"
 
 
 @pytest.mark.parametrize("error", [RuntimeError("[metal] lost"), ValueError("no")])
