@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import itertools
 import statistics
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from server.bench import report
@@ -61,7 +62,8 @@ def figures(runs: Runs) -> list[Figure]:
                 server: [pick(level) for level in rounds.levels.get(number, ())]
                 for server, rounds in runs.items()
             }
-            found.append(_figure(f"{number} streams: {name}", unit, values))
+            title = f"{number} stream{'s' if number > 1 else ''}: {name}"
+            found.append(_figure(title, unit, values))
     others: tuple[tuple[str, Callable[[Beside], float | None]], ...] = (
         ("calm gap p99", lambda one: _at(one.calm, 0.99)),
         ("gap p99 beside a long prompt", lambda one: _at(one.gaps, 0.99)),
@@ -80,31 +82,44 @@ def _figure(name: str, unit: str, values: Mapping[str, Sequence[float | None]]) 
     return Figure(name, unit, unit == "tok/s", spreads)
 
 
-def falls(rounds: Rounds) -> list[tuple[int, int, float]]:
-    """Neighbouring numbers of streams between which the median sum fell, and to what part."""
-    medians = [
-        (number, statistics.median(level.rate for level in some))
+@dataclass(frozen=True, slots=True)
+class Fall:
+    """The sum fell when streams were added: `part` of the median at `few` streams was left at
+    `many`. clear: the ranges of the rounds do not touch, so that it is no noise."""
+
+    few: int
+    many: int
+    part: float
+    clear: bool
+
+
+def falls(rounds: Rounds) -> list[Fall]:
+    """Neighbouring numbers of streams between which the median sum fell."""
+    sums = [
+        (number, Spread.of([level.rate for level in some]))
         for number, some in sorted(rounds.levels.items())
     ]
-    pairs = itertools.pairwise(medians)
-    return [(a, b, more / few) for (a, few), (b, more) in pairs if few > more]
+    return [
+        Fall(a, b, more.median / few.median, more.count > 1 and not more.overlaps(few))
+        for (a, few), (b, more) in itertools.pairwise(sums)
+        if few.median > more.median
+    ]
 
 
 def page(runs: Runs) -> str:
     """The tables and what has to be said about them."""
     lines = [report.figures_table(figures(runs), list(runs)), "", report.NOISE]
     for server, rounds in runs.items():
-        for few, many, part in falls(rounds):
-            lines.append(f"{server}: the sum falls to {part:.2f} from {few} to {many} streams.")
+        for fall in falls(rounds):
+            lines.append(
+                f"{server}: the sum falls to {fall.part:.2f} from {fall.few} to {fall.many} "
+                f"streams{'' if fall.clear else ' (may be noise: the ranges touch)'}."
+            )
         if len(rounds.levels) > 1 and not falls(rounds):
             lines.append(f"{server}: the sum never falls when streams are added.")
-        for error, count in _counted(rounds.errors).items():
+        for error, count in Counter(rounds.errors).items():
             lines.append(f"{server}: {count} times: {error}")
     return "\n".join(lines)
-
-
-def _counted(errors: Sequence[str]) -> dict[str, int]:
-    return {error: errors.count(error) for error in dict.fromkeys(errors)}
 
 
 def runs_json(runs: Runs) -> dict[str, Any]:
@@ -116,7 +131,7 @@ def runs_json(runs: Runs) -> dict[str, Any]:
             server: {
                 "levels": [level.as_json() for some in rounds.levels.values() for level in some],
                 "beside_a_long_prompt": [one.as_json() for one in rounds.beside],
-                "sum_falls": falls(rounds),
+                "sum_falls": [asdict(fall) for fall in falls(rounds)],
             }
             for server, rounds in runs.items()
         },

@@ -65,6 +65,15 @@ class IdleWork:
         else:
             self._disk = self._shop.cache.idle_work()
 
+    def save_a_piece(self) -> None:
+        """Something small for the disk, on a server that is not idle. Never waits, never raises."""
+        try:
+            if self._shop.journal is not None:
+                self._shop.journal.write()
+            self._shop.cache.idle_work(0.0)
+        except Exception:
+            log.exception("the prompt cache could not be saved")
+
     def give_up(self) -> None:
         """Forgets what is under way."""
         if self._feeding is not None:

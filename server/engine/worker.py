@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 # Two failed steps within this time: the device, not a request, is at fault.
 FAILURES_APART_S = 60.0
 CLOSE_CACHE_S = 5.0
+# A server that is never idle saves a few megabytes of its cache this often.
+SAVE_EVERY_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,7 @@ class Worker:
         self._progress_at = clock()
         self._working = False
         self._failed_at: float | None = None
+        self._saved_at = self._progress_at
         self._figures = Figures()
         self.turns: Any = None  # the TurnMemory, once loaded
         self._thread = threading.Thread(target=self._main, name="mxserve-worker", daemon=True)
@@ -275,6 +278,9 @@ class Worker:
                 self._take(turn, shop, idle)
             else:
                 self._use_idle_time(shop, idle)
+            if self._progress_at - self._saved_at > SAVE_EVERY_S:
+                self._saved_at = self._clock()
+                idle.save_a_piece()
             self._progress_at, self._working = self._clock(), False
             self._measure(shop)
         self._fail_all(Draining() if self._dead is None else EngineDead(self._dead))
