@@ -66,8 +66,9 @@ class PromptCache:
 
     @property
     def disk_bytes(self) -> int:
-        """Bytes that this model's entries take of the disk."""
-        return self._disk.nbytes if self._disk is not None else 0
+        """Bytes that this model's entries take of the disk. May be asked from any thread."""
+        disk = self._disk
+        return disk.nbytes if disk is not None else 0
 
     @property
     def disk_folder(self) -> Path | None:

@@ -13,7 +13,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from server.engine.errors import (
@@ -54,12 +54,12 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Bytes and entries of the prompt cache, bytes of its disk tier, memory of the device."""
+    """Bytes and entries of the prompt cache, memory of the device, bytes of the disk tier."""
 
     cache_bytes: int = 0
     cache_entries: int = 0
-    disk_bytes: int = 0
     memory: Mapping[str, int] = field(default_factory=dict)
+    disk_bytes: int = 0
 
 
 class Worker:
@@ -102,6 +102,7 @@ class Worker:
         self._failed_at: float | None = None
         self._saved_at = self._progress_at
         self._figures = Figures()
+        self._cache: PromptCache | None = None  # for its figures
         self.turns: Any = None  # the TurnMemory, once loaded
         self._thread = threading.Thread(target=self._main, name="mxserve-worker", daemon=True)
 
@@ -133,8 +134,9 @@ class Worker:
 
     @property
     def figures(self) -> Figures:
-        """As of the last piece of work."""
-        return self._figures
+        """As of the last piece of work; the disk's as of now, for its writer ends later."""
+        cache = self._cache
+        return replace(self._figures, disk_bytes=cache.disk_bytes if cache is not None else 0)
 
     @property
     def progress_age(self) -> float | None:
@@ -233,7 +235,7 @@ class Worker:
             model.warm_up()
             closing = model.tokenizer.encode(self._closing_text, allow_special=True)
             turns = self._backend.turns()
-            cache = self._open_cache(model)
+            cache = self._cache = self._open_cache(model)
             journal = cache.disk_folder and TurnJournal(cache.disk_folder / JOURNAL)
             if journal:
                 journal.read(lambda line: turns.keep(self._backend.turn(line)))
@@ -496,8 +498,7 @@ class Worker:
         self._figures = Figures(
             shop.cache.nbytes,
             shop.cache.entries,
-            shop.cache.disk_bytes,
-            {
+            memory={
                 "active_bytes": memory.active_bytes,
                 "peak_bytes": memory.peak_bytes,
                 "limit_bytes": memory.limit_bytes,

@@ -6,6 +6,7 @@ decode step, so that everything around these two calls is what users run.
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 import time
@@ -21,8 +22,8 @@ class Killed(BaseException):
 
 
 class Faults:
-    """Counted faults go off as often as their file's number says; `hold` and `slow` (seconds) last
-    as long as their file is there. Every call is written to the file `calls`."""
+    """Counted faults go off as often as their file's number says; `hold`, `slow` and `slow-disk`
+    (seconds) last as long as their file is there. Every call is written to the file `calls`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -33,9 +34,7 @@ class Faults:
             calls.write(f"{where} {tokens}\n")
         while (self._folder / "hold").exists():
             time.sleep(0.005)
-        slow = self._folder / "slow"
-        if slow.exists():
-            time.sleep(float(slow.read_text()))
+        self.delay("slow")
         if self.take(f"{where}-error"):
             raise RuntimeError("injected: secret detail")
         if self.take(f"{where}-memory"):
@@ -44,6 +43,12 @@ class Faults:
             raise Killed("injected")
         if self.take(f"{where}-hang"):
             time.sleep(600)
+
+    def delay(self, name: str) -> None:
+        """Sleeps for as long as fault `name` says, if it is there."""
+        path = self._folder / name
+        if path.exists():
+            time.sleep(float(path.read_text()))
 
     def take(self, name: str) -> bool:
         """Whether fault `name` goes off now."""
@@ -59,11 +64,15 @@ class Faults:
 
 
 def install(faults: Faults) -> None:
-    """Puts `faults` into the model's two calls."""
+    """Puts `faults` into the model's two calls, and the call that waits for the disk."""
     from model.decoder import Decoder
     from model.generation import Generation
 
-    prefill, step = Generation.prefill, Decoder.step
+    prefill, step, fsync = Generation.prefill, Decoder.step, os.fsync
+
+    def slow_fsync(file: int) -> None:
+        faults.delay("slow-disk")
+        fsync(file)
 
     def faulty_prefill(self: Generation, tokens: Sequence[int]) -> None:
         faults.strike("prefill", len(tokens))
@@ -77,6 +86,7 @@ def install(faults: Faults) -> None:
         return results
 
     Generation.prefill, Decoder.step = faulty_prefill, faulty_step
+    os.fsync = slow_fsync
 
 
 def shrink_buffers() -> None:

@@ -123,12 +123,15 @@ def test_sigterm_has_an_end_with_a_proper_last_frame(start_faulty, phase):
     assert time.monotonic() - began < 5
 
 
-def test_kill_9_forgets_no_finished_turn(start_faulty, tmp_path):
+@pytest.mark.parametrize("slow", [0.0, 1.0])
+def test_kill_9_forgets_no_finished_turn(start_faulty, tmp_path, slow):
     disk = ("--disk-cache", str(tmp_path))
     server = start_faulty(*disk)
+    server.arm("slow-disk", slow)
     server.ask(COUNT)
-    wait_for(lambda: server.health()["disk_cache_bytes"] > 0)
-    time.sleep(1)  # idle time is when the cache is written
+    # Idle time is when the cache is written; a state is there once its file has its name.
+    wait_for(lambda: list(tmp_path.rglob("*.state.safetensors")))
+    assert server.health()["disk_cache_bytes"] > 0
     server.server.process.kill()
     server.server.process.wait()
     later = start_faulty(*disk).ask(COUNT)
