@@ -135,6 +135,12 @@ class Tokenizer:
         """The text of `ids` without the special tokens; damaged UTF-8 becomes U+FFFD."""
         return b"".join(map(self.token_bytes, ids)).decode("utf-8", "replace")
 
+    def spelled(self, ids: Iterable[int]) -> str:
+        """The text of `ids`, control tokens as they are written; damaged UTF-8 becomes U+FFFD."""
+        names = {control.id: text.encode() for text, control in self._controls.items()}
+        parts = (names.get(token) or self.token_bytes(token) for token in ids)
+        return b"".join(parts).decode("utf-8", "replace")
+
     def detokenizer(self) -> Detokenizer:
         """A fresh incremental decoder for one sequence."""
         return Detokenizer(self)

@@ -13,11 +13,12 @@ from starlette.types import ASGIApp
 
 from server import __version__, middleware
 from server.api import chat, errors, health, models
+from server.api.cache_wire import CACHE_HEADER
 from server.api.serving import Serving
 from server.engine.errors import EngineError
 from server.settings import Settings
 
-EXPOSED_HEADERS = ["x-request-id", "retry-after", chat.CACHE_HEADER]
+EXPOSED_HEADERS = ["x-request-id", "retry-after", CACHE_HEADER]
 
 
 def create_app(settings: Settings, engine: Serving) -> ASGIApp:

@@ -12,6 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from server import __version__
+from server.api import sse
+from server.api.cache_wire import cache_json
+from server.api.errors import engine_error_body
+from server.engine.errors import EngineError
 from server.engine.events import (
     CacheReport,
     ContentDelta,
@@ -62,29 +66,6 @@ def usage_json(usages: list[Usage], cached_tokens: int) -> Json:
     }
 
 
-def cache_json(report: CacheReport) -> Json:
-    """What the prompt cache did. `diverged` is null where nothing cached differed."""
-    diverged: Json | None = None
-    if report.change is not None or report.message is not None:
-        diverged = {"message": report.message, "change": report.change}
-    return {
-        "reused_tokens": report.reused,
-        "prefilled_tokens": report.prefilled,
-        "common_tokens": report.common,
-        "diverged": diverged,
-    }
-
-
-def cache_header(report: CacheReport) -> str:
-    """The same in one line, as a dictionary of RFC 9651 (structured fields)."""
-    parts = [f"reused={report.reused}", f"prefilled={report.prefilled}", f"common={report.common}"]
-    if report.message is not None:
-        parts.append(f"message={report.message}")
-    if report.change is not None:
-        parts.append(f'change="{report.change}"')
-    return ", ".join(parts)
-
-
 class Tally:
     """Counts a request's usage from its events, and keeps what the cache did for it."""
 
@@ -112,6 +93,27 @@ class Tally:
     def json(self) -> Json:
         """Needs `complete`."""
         return usage_json(self._usages, self._usages[0].cached_tokens)
+
+
+class Frames:
+    """A streamed answer as frames: its chunks, then `[DONE]`."""
+
+    def __init__(self, chunks: Chunks) -> None:
+        self._chunks = chunks
+
+    def add(self, event: Event) -> Iterator[bytes]:
+        return map(sse.frame, self._chunks.add(event))
+
+    @property
+    def complete(self) -> bool:
+        return self._chunks.complete
+
+    def closing(self) -> Iterator[bytes]:
+        yield from map(sse.frame, self._chunks.closing())
+        yield sse.DONE
+
+    def failed(self, error: EngineError) -> Iterator[bytes]:
+        yield sse.frame(engine_error_body(error)[1])
 
 
 class Chunks:

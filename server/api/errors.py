@@ -39,6 +39,7 @@ ENGINE_ERRORS: Mapping[type[engine.EngineError], Kind] = {
     engine.RequestTimeout: Kind(504, "server_error", "timeout"),
     engine.OutOfMemory: Kind(507, "server_error", "out_of_memory"),
     engine.StepFailed: Kind(500, "server_error", "step_failed"),
+    engine.GrammarDeadEnd: Kind(500, "server_error", "grammar_dead_end"),
 }
 
 HTTP_ERRORS: Mapping[int, Kind] = {

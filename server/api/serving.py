@@ -5,12 +5,12 @@ The one place that says which part of the engine the dialects use.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Protocol, cast
 
 from starlette.requests import Request
 
-from server.engine import GenerationRequest, Health, ModelInfo
+from server.engine import GenerationRequest, Health, ModelInfo, Rendered
 from server.engine.events import Event
 from server.settings import Settings
 
@@ -32,6 +32,14 @@ class Serving(Protocol):
     def health(self) -> Health: ...
 
     async def submit(self, request: GenerationRequest) -> EventSource: ...
+
+    async def render(self, request: GenerationRequest) -> Rendered: ...
+
+    async def tokenize(self, text: str, *, special: bool = True) -> list[int]: ...
+
+    async def detokenize(self, tokens: Sequence[int]) -> str: ...
+
+    async def token_texts(self, tokens: Sequence[int]) -> list[str]: ...
 
 
 def engine_of(request: Request) -> Serving:

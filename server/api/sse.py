@@ -26,21 +26,33 @@ AppStatus.disable_automatic_graceful_drain()
 
 def frame(value: Any) -> bytes:
     """`value` as one data frame."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return b"data: " + text.encode() + b"\n\n"
+    return b"data: " + encoded(value) + b"\n\n"
 
 
-def _ping() -> ServerSentEvent:
+def named_frame(name: str, value: Any) -> bytes:
+    """`value` as one frame of event type `name`."""
+    return b"event: " + name.encode() + b"\ndata: " + encoded(value) + b"\n\n"
+
+
+def encoded(value: Any) -> bytes:
+    """`value` as JSON on one line."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def comment_ping() -> ServerSentEvent:
+    """A keep-alive that no client sees as an event."""
     return ServerSentEvent(comment="ping", sep=SEPARATOR)
 
 
 class EventStream(EventSourceResponse):
-    """A stream of frames. `on_close` runs however it ends, even when it never began."""
+    """A stream of frames, with a `ping` where none came for `ping_s` seconds. `on_close` runs
+    however it ends, even when it never began."""
 
     def __init__(
         self,
         frames: AsyncIterator[bytes],
         *,
+        ping: Callable[[], ServerSentEvent],
         ping_s: float,
         send_timeout_s: float,
         on_close: Callable[[], None],
@@ -51,7 +63,7 @@ class EventStream(EventSourceResponse):
             headers=headers,
             ping=ping_s,
             sep=SEPARATOR,
-            ping_message_factory=_ping,
+            ping_message_factory=ping,
             send_timeout=send_timeout_s,
         )
         self._on_close = on_close

@@ -6,17 +6,21 @@ from server.engine.engine import (
     GenerationDefaults,
     Health,
     ModelInfo,
+    Rendered,
     Stream,
 )
-from server.engine.request import GenerationRequest, Thinking
+from server.engine.request import GenerationRequest, GrammarSpec, Thinking, ToolChoice
 
 __all__ = [
     "Engine",
     "EngineSettings",
     "GenerationDefaults",
     "GenerationRequest",
+    "GrammarSpec",
     "Health",
     "ModelInfo",
+    "Rendered",
     "Stream",
     "Thinking",
+    "ToolChoice",
 ]

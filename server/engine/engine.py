@@ -14,7 +14,7 @@ import math
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -108,6 +108,14 @@ class Health:
     slots: int = 0
     memory: Mapping[str, int] = field(default_factory=dict)
     disk_cache_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A request's prompt: its text, control tokens spelled out, and its token ids."""
+
+    text: str
+    tokens: list[int]
 
 
 class Stream:
@@ -221,6 +229,8 @@ class Engine:
         """
         worker, facts = self._ready()
         request.check()
+        if request.prompt is not None and not isinstance(request.prompt, str):
+            _check_tokens(request.prompt, facts.config.vocab_size, "prompt")
         if request.sampling.logit_bias:
             _check_bias(request.sampling.logit_bias, facts.config.vocab_size)
         if request.n > self._settings.max_batch:
@@ -243,6 +253,39 @@ class Engine:
         )
         worker.add(job)
         return Stream(job, worker, arrived)
+
+    async def render(self, request: GenerationRequest) -> Rendered:
+        """The prompt that `request` would be. Raises InvalidRequest, Draining or EngineDead."""
+        worker, facts = self._ready()
+        request.check()
+
+        def render() -> Rendered:
+            tokens = self._encode(facts, request, worker.turns).tokens
+            return Rendered(facts.tokenizer.spelled(tokens), tokens)
+
+        return await asyncio.to_thread(render)
+
+    async def tokenize(self, text: str, *, special: bool = True) -> list[int]:
+        """The token ids of `text`; with `special`, control tokens spelled in it become themselves.
+        Raises Draining or EngineDead."""
+        _, facts = self._ready()
+        encode = partial(facts.tokenizer.encode, allow_special=special)
+        return await asyncio.to_thread(encode, text)
+
+    async def detokenize(self, tokens: Sequence[int]) -> str:
+        """The text of `tokens`, control tokens spelled out. Raises InvalidRequest for an id that
+        does not exist, Draining or EngineDead."""
+        _, facts = self._ready()
+        _check_tokens(tokens, facts.config.vocab_size, "tokens")
+        return await asyncio.to_thread(facts.tokenizer.spelled, tokens)
+
+    async def token_texts(self, tokens: Sequence[int]) -> list[str]:
+        """The text of each of `tokens` alone, as detokenize()."""
+        _, facts = self._ready()
+        _check_tokens(tokens, facts.config.vocab_size, "tokens")
+        return await asyncio.to_thread(
+            lambda: [facts.tokenizer.spelled([token]) for token in tokens]
+        )
 
     @property
     def info(self) -> ModelInfo:
@@ -319,6 +362,14 @@ async def _watch(worker: Worker) -> None:
 def _check_length(prompt_tokens: int, requested: int | None, limit: int) -> None:
     if prompt_tokens >= limit or prompt_tokens + (requested or 0) > limit:
         raise ContextOverflow(limit, prompt_tokens, requested)
+
+
+def _check_tokens(tokens: Sequence[int], vocab_size: int, param: str) -> None:
+    for token in tokens:
+        if not 0 <= token < vocab_size:
+            raise InvalidRequest(
+                f"{param} must be token ids from 0 to {vocab_size - 1}; got {token}.", param
+            )
 
 
 def _check_bias(bias: Mapping[int, float], vocab_size: int) -> None:

@@ -82,3 +82,11 @@ class RequestTimeout(EngineError):
     def __init__(self, seconds: float) -> None:
         super().__init__(f"The request did not finish within {seconds:g} s.")
         self.seconds = seconds
+
+
+class GrammarDeadEnd(EngineError):
+    """The answer reached a point from where its grammar allows no token. `reason` says why."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"The answer cannot go on within its grammar: {reason}")
+        self.reason = reason

@@ -1,7 +1,8 @@
 """What a request sends back while it runs: one event stream for every dialect.
 
-Order: Started, then any number of PrefillProgress, then deltas of each choice, then one Finished
-per choice. Failed can come at any point, is always the last event, and ends every choice.
+Order: Started, then any number of PrefillProgress, PromptLogprobs where asked for, then deltas of
+each choice, then one Finished per choice. Failed can come at any point, is always the last event,
+and ends every choice.
 """
 
 from __future__ import annotations
@@ -75,6 +76,37 @@ class PrefillProgress:
 
 
 @dataclass(frozen=True, slots=True)
+class TopLogprob:
+    """A token that could have stood somewhere: its text (U+FFFD where its bytes are not a whole
+    character), its bytes, the natural logarithm of its probability, its id."""
+
+    token: str
+    bytes: bytes
+    logprob: float
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token that stands somewhere, as TopLogprob, and the most likely ones at its place, most
+    likely first. Probabilities are the model's own: before penalties, temperature, filters and
+    grammars."""
+
+    token: str
+    bytes: bytes
+    logprob: float
+    id: int
+    top: tuple[TopLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PromptLogprobs:
+    """One for every token of the prompt; the first has nothing before it, and is None."""
+
+    items: tuple[TokenLogprob | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ReasoningDelta:
     """More text of choice `choice`'s reasoning."""
 
@@ -84,10 +116,12 @@ class ReasoningDelta:
 
 @dataclass(frozen=True, slots=True)
 class ContentDelta:
-    """More text of choice `choice`'s answer."""
+    """More text of choice `choice`'s answer. logprobs: of the tokens that came with it, where asked
+    for; `text` may be empty when a token adds none."""
 
     choice: int
     text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +138,13 @@ class ToolCallDelta:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """Choice `choice` is complete."""
+    """Choice `choice` is complete. stop: the stop string that ended it, if one did."""
 
     choice: int
     reason: FinishReason
     usage: Usage
     timings: Timings
+    stop: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,5 +155,12 @@ class Failed:
 
 
 Event = (
-    Started | PrefillProgress | ReasoningDelta | ContentDelta | ToolCallDelta | Finished | Failed
+    Started
+    | PrefillProgress
+    | PromptLogprobs
+    | ReasoningDelta
+    | ContentDelta
+    | ToolCallDelta
+    | Finished
+    | Failed
 )

@@ -16,18 +16,26 @@ from server.engine.events import (
     Failed,
     PrefillProgress,
     ReasoningDelta,
+    TokenLogprob,
     ToolCallDelta,
 )
 
 
 class _Pending:
-    """An event waiting to be read, with the pieces of text merged into it since."""
+    """An event waiting to be read, with the pieces of text merged into it since, and the log
+    probabilities that came with them."""
 
-    __slots__ = ("event", "pieces")
+    __slots__ = ("event", "logprobs", "pieces")
 
     def __init__(self, event: Event) -> None:
         self.event = event
         self.pieces: list[str] = []
+        self.logprobs: list[TokenLogprob] = []
+
+    def add(self, piece: str, event: Event) -> None:
+        self.pieces.append(piece)
+        if isinstance(event, ContentDelta):
+            self.logprobs += event.logprobs
 
     def merged(self) -> Event:
         event = self.event
@@ -37,7 +45,8 @@ class _Pending:
         if isinstance(event, ReasoningDelta):
             return ReasoningDelta(event.choice, event.text + rest)
         if isinstance(event, ContentDelta):
-            return ContentDelta(event.choice, event.text + rest)
+            logprobs = (*event.logprobs, *self.logprobs)
+            return ContentDelta(event.choice, event.text + rest, logprobs)
         if isinstance(event, ToolCallDelta):
             return ToolCallDelta(
                 event.choice, event.index, event.id, event.name, event.arguments + rest
@@ -105,7 +114,7 @@ class Mailbox:
         last = self._last.get(choice)
         piece = None if last is None else _continuation(last.event, event)
         if last is not None and piece is not None:
-            last.pieces.append(piece)
+            last.add(piece, event)
             return
         self._last[choice] = item = _Pending(event)
         self._pending.append(item)

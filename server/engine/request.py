@@ -7,7 +7,7 @@ validated by the dialect; `check` holds only what the engine itself could not su
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from server.engine.errors import InvalidRequest
 
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from model.sampling import SamplingParams
 
 MAX_CHOICES = 16
+MAX_TOP_LOGPROBS = 20
+
+GrammarKind = Literal["json_schema", "json_object", "regex", "lark", "gbnf", "choice"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,32 @@ class Thinking:
 
     enabled: bool = True
     budget: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolChoice:
+    """Which of the offered tools may be called. All stay in the prompt, whose prefix is cached.
+
+    mode: "auto" (any or none), "none", or "required" (at least one). names: only these, None is
+    all. parallel: whether there may be more than one call.
+    """
+
+    mode: Literal["auto", "none", "required"] = "auto"
+    names: tuple[str, ...] | None = None
+    parallel: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class GrammarSpec:
+    """What the answer, after its thought, has to match.
+
+    value: the schema (json_schema), None (json_object), the text of the regular expression or
+    grammar, or a list of strings (choice). param: the wire's field, for errors.
+    """
+
+    kind: GrammarKind
+    value: Any
+    param: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +74,15 @@ class GenerationRequest:
     session: a hint that requests belong together; never needed.
     timeout: seconds from submit to the last event; None is the engine's setting.
     tenant: requests of different tenants share no cached prompt.
+    tool_choice: which tools may be called; enforced, as are the tools' names and schemas.
+    grammar: what the answer has to match, None is anything.
+    logprobs: None is off; k asks for every content token's log probability and for those of the k
+        most likely tokens at its place.
+    prompt_logprobs: the same for the tokens of the prompt, none of which is then taken from the
+        prompt cache.
+    prompt: text or token ids to continue, in place of `messages` (which are then empty): no
+        template, no thinking, and no tag means anything.
+    continue_final: the last message, an assistant's, is continued instead of answered.
     """
 
     messages: list[dict[str, Any]]
@@ -58,20 +96,37 @@ class GenerationRequest:
     session: str | None = None
     timeout: float | None = None
     tenant: str = ""
+    tool_choice: ToolChoice = ToolChoice()
+    grammar: GrammarSpec | None = None
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    prompt: str | tuple[int, ...] | None = None
+    continue_final: bool = False
 
     @property
     def thinks(self) -> bool:
-        """Whether there is a thought at all: a budget of nothing is no thought."""
-        return self.thinking.enabled and self.thinking.budget != 0
+        """Whether there is a thought at all: a budget of nothing is no thought, and a raw prompt
+        or a message to go on with has none to begin."""
+        plain = self.prompt is None and not self.continue_final
+        return plain and self.thinking.enabled and self.thinking.budget != 0
 
     def check(self) -> None:
         """Raises InvalidRequest naming the first field the engine cannot run."""
-        if not self.messages:
+        if not self.messages and self.prompt is None:
             raise InvalidRequest("messages must not be empty.", "messages")
+        if self.prompt is not None and not self.prompt:
+            raise InvalidRequest("prompt must not be empty.", "prompt")
         if not 1 <= self.n <= MAX_CHOICES:
             raise InvalidRequest(f"n must be between 1 and {MAX_CHOICES}.", "n")
         if self.max_tokens is not None and self.max_tokens < 1:
             raise InvalidRequest("max_tokens must be at least 1.", "max_tokens")
+        for name in ("logprobs", "prompt_logprobs"):
+            count = getattr(self, name)
+            if count is not None and not 0 <= count <= MAX_TOP_LOGPROBS:
+                raise InvalidRequest(f"{name} must be between 0 and {MAX_TOP_LOGPROBS}.", name)
+        if self.continue_final and (not self.messages or self.messages[-1]["role"] != "assistant"):
+            text = "To continue the final message, it must be an assistant's."
+            raise InvalidRequest(text, "continue_final_message")
         if any(not text for text in self.stop):
             raise InvalidRequest("A stop string must not be empty.", "stop")
         budget = self.thinking.budget

@@ -7,7 +7,7 @@ import httpx
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from server.api.chat_wire import cache_header
+from server.api.cache_wire import cache_header
 from server.engine.errors import OutOfMemory
 from server.engine.events import CacheReport, ContentDelta, Failed, Started
 
