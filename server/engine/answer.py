@@ -134,23 +134,26 @@ class Answer:
 
     def _translate(self, items: Iterable[OutputEvent]) -> list[Event]:
         events: list[Event] = []
+        count = len(self.tokens)
         for item in items:
             match item:
                 case ReasoningText(text=text):
                     self._reasoning.append(text)
-                    events.append(ReasoningDelta(self.choice, text))
+                    events.append(ReasoningDelta(self.choice, text, tokens=count))
                 case ContentText(text=text):
                     self._thinks_still = False
                     self._content.append(text)
-                    events.append(ContentDelta(self.choice, text))
+                    events.append(ContentDelta(self.choice, text, tokens=count))
                 case ToolCallStart(index=index, name=name):
                     self._thinks_still = False
                     call_id = f"call_{secrets.token_hex(12)}"
                     self._calls.append({"id": call_id, "name": name, "arguments": ""})
-                    events.append(ToolCallDelta(self.choice, index, call_id, name, ""))
+                    first = ToolCallDelta(self.choice, index, call_id, name, "", tokens=count)
+                    events.append(first)
                 case ToolCallArguments(index=index, text=text):
                     self._calls[index]["arguments"] += text
-                    events.append(ToolCallDelta(self.choice, index, None, None, text))
+                    more = ToolCallDelta(self.choice, index, None, None, text, tokens=count)
+                    events.append(more)
                 case StopHit():
                     self.reason = "stop"
         return events

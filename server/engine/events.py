@@ -7,7 +7,7 @@ and ends every choice.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from server.engine.errors import EngineError
@@ -108,32 +108,35 @@ class PromptLogprobs:
 
 @dataclass(frozen=True, slots=True)
 class ReasoningDelta:
-    """More text of choice `choice`'s reasoning."""
+    """More text of choice `choice`'s reasoning. tokens: of the whole choice up to here."""
 
     choice: int
     text: str
+    tokens: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class ContentDelta:
     """More text of choice `choice`'s answer. logprobs: of the tokens that came with it, where asked
-    for; `text` may be empty when a token adds none."""
+    for; `text` may be empty when a token adds none. tokens: of the whole choice up to here."""
 
     choice: int
     text: str
     logprobs: tuple[TokenLogprob, ...] = ()
+    tokens: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class ToolCallDelta:
     """A piece of tool call `index`: `id` and `name` come in its first delta only, then pieces of
-    `arguments` that join to one JSON object."""
+    `arguments` that join to one JSON object. tokens: of the whole choice up to here."""
 
     choice: int
     index: int
     id: str | None
     name: str | None
     arguments: str
+    tokens: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,18 +22,20 @@ from server.engine.events import (
 
 
 class _Pending:
-    """An event waiting to be read, with the pieces of text merged into it since, and the log
-    probabilities that came with them."""
+    """An event waiting to be read, with the pieces of text merged into it since, the log
+    probabilities that came with them, and the last one's count of tokens."""
 
-    __slots__ = ("event", "logprobs", "pieces")
+    __slots__ = ("event", "logprobs", "pieces", "tokens")
 
     def __init__(self, event: Event) -> None:
         self.event = event
         self.pieces: list[str] = []
         self.logprobs: list[TokenLogprob] = []
+        self.tokens = 0
 
     def add(self, piece: str, event: Event) -> None:
         self.pieces.append(piece)
+        self.tokens = getattr(event, "tokens", 0)
         if isinstance(event, ContentDelta):
             self.logprobs += event.logprobs
 
@@ -43,13 +45,14 @@ class _Pending:
             return event
         rest = "".join(self.pieces)
         if isinstance(event, ReasoningDelta):
-            return ReasoningDelta(event.choice, event.text + rest)
+            return ReasoningDelta(event.choice, event.text + rest, self.tokens)
         if isinstance(event, ContentDelta):
             logprobs = (*event.logprobs, *self.logprobs)
-            return ContentDelta(event.choice, event.text + rest, logprobs)
+            return ContentDelta(event.choice, event.text + rest, logprobs, self.tokens)
         if isinstance(event, ToolCallDelta):
+            arguments = event.arguments + rest
             return ToolCallDelta(
-                event.choice, event.index, event.id, event.name, event.arguments + rest
+                event.choice, event.index, event.id, event.name, arguments, self.tokens
             )
         raise AssertionError(event)
 

@@ -97,3 +97,16 @@ def test_each_choice_reads_the_same_text_in_the_same_order(events: list[Event | 
     written = [event for event in events if event is not None]
     for choice in range(3):
         assert story(read, choice) == story(written, choice)
+
+
+def test_a_merged_delta_counts_the_tokens_of_its_last_piece():
+    for make in (
+        lambda text, tokens: ContentDelta(0, text, tokens=tokens),
+        lambda text, tokens: ReasoningDelta(0, text, tokens=tokens),
+        lambda text, tokens: ToolCallDelta(0, 0, None, None, text, tokens=tokens),
+    ):
+        mailbox = Mailbox(lambda: None)
+        for tokens in (3, 4, 6):
+            mailbox.put(make("x", tokens))
+        [merged] = mailbox.take()
+        assert merged.tokens == 6
