@@ -6,6 +6,7 @@ thousand tokens: it would be padded to that size. Knows neither text nor policy.
 
 from __future__ import annotations
 
+from model.constraint import TokenConstraint
 from model.generation import Generation
 from model.lane import Lane
 from model.steps import Steps
@@ -36,9 +37,17 @@ class Decoder:
     def members(self) -> tuple[Generation, ...]:
         return tuple(self._members)
 
-    def join(self, generation: Generation, token: int) -> None:
-        """`generation`, whose prompt is fed but for its last `token`, decodes from now on."""
-        generation.begin(token)
+    def join(
+        self,
+        generation: Generation,
+        token: int,
+        *,
+        constraint: TokenConstraint | None = None,
+        top: int | None = None,
+    ) -> None:
+        """`generation`, whose prompt is fed but for its last `token`, decodes from now on; for the
+        others see Generation.begin()."""
+        generation.begin(token, constraint=constraint, top=top)
         self.rejoin(generation)
 
     def rejoin(self, generation: Generation) -> None:

@@ -13,9 +13,11 @@ from dataclasses import replace
 
 import mlx.core as mx
 
+from model.constraint import TokenConstraint
 from model.lane import Lane, Row
 from model.sampler import SamplerRow
 from model.sampling import SamplingParams
+from model.scores import TokenScores, read
 from model.state import KVSpan, RecurrentSnapshot, SequenceState
 from model.steps import Steps
 
@@ -80,10 +82,30 @@ class Generation:
         self.row.tokens.extend(tokens)
         mx.eval(state.layers.bodies(), state.layers.moving())
 
-    def begin(self, token: int) -> None:
+    def score(self, tokens: Sequence[int], following: Sequence[int], top: int) -> list[TokenScores]:
+        """As prefill(); tells the scores of the token after each of `tokens`, and of the `top`
+        likeliest ones there. The logits of all places are held at once: T times the vocabulary."""
+        self._rest()
+        state = self.row.state
+        hidden = self._steps.prefill(state, list(tokens))
+        self.row.tokens.extend(tokens)
+        found = self._steps.score(hidden, list(following))
+        mx.eval(state.layers.bodies(), state.layers.moving(), *found)
+        return read(found, top)
+
+    @property
+    def scored(self) -> TokenScores | None:
+        """The scores of the token that was returned last, where begin() asked for them."""
+        return self.row.scored
+
+    def begin(
+        self, token: int, *, constraint: TokenConstraint | None = None, top: int | None = None
+    ) -> None:
         """Makes ready to decode: the prompt's last `token` is fed by the first step, and what is
-        sampled after it is the first one returned."""
+        sampled after it is the first one returned. constraint: decides what may be sampled; top:
+        how many likeliest tokens are told with each token's scores, None for no scores."""
         row = self.row
+        row.constraint, row.top = constraint, top
         self._prompt_length = len(row.tokens) + 1
         row.sampler = self._fresh_sampler([*row.tokens, token])
         row.sampled = None
@@ -103,6 +125,8 @@ class Generation:
         last = tokens[-1] if generated else prompt[-1]
         other.row.sampler = sampler
         other.row.forced.append((last, bool(generated)))
+        other.row.constraint, other.row.top = self.row.constraint, self.row.top
+        other.row.accepted = self.row.accepted
         other.row.forced.extend(self.row.forced)
         return other, tokens[:-1]
 

@@ -7,12 +7,15 @@ travels with them. Knows nothing of text, requests or policy.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import mlx.core as mx
 
+from model.constraint import Mask, TokenConstraint, stacked
 from model.lane_state import LaneState
 from model.sampler import Arrays, SamplerRow, Variant, gather
+from model.scores import Scores, TokenScores, read
 from model.state import SequenceState
 from model.steps import Steps
 
@@ -23,7 +26,10 @@ class Row:
 
     tokens: ids fed so far. sampled: [1] int32, sampled after the last of them, None before the
     first step. forced: (token, generated) to feed in place of what is sampled; a prompt's last
-    token comes in this way, with generated false.
+    token comes in this way, with generated false. constraint: has a say in what is sampled; it has
+    accepted `accepted` of the tokens. top: how many likeliest tokens are told with the scores of
+    each, None for no scores; found: the scores of `sampled`; scored: those of the token that step()
+    returned last.
     """
 
     state: SequenceState
@@ -31,6 +37,18 @@ class Row:
     sampler: SamplerRow | None = None
     sampled: mx.array | None = None
     forced: deque[tuple[int, bool]] = field(default_factory=deque)
+    constraint: TokenConstraint | None = None
+    accepted: int = 0
+    top: int | None = None
+    found: Scores | None = None
+    scored: TokenScores | None = None
+
+    def feed(self, token: int, *, generated: bool) -> None:
+        """`token` was fed."""
+        self.tokens.append(token)
+        if generated and self.constraint is not None and len(self.tokens) > self.accepted:
+            self.constraint.accept(token)
+            self.accepted = len(self.tokens)
 
 
 class Lane:
@@ -44,6 +62,8 @@ class Lane:
         self._constants: Arrays = {}
         self._moving: Arrays = {}
         self._sampled: mx.array | None = None  # [B]
+        self._found: Scores | None = None  # of `sampled`
+        self._ruled = False  # the mask of some row held at the last step
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -72,22 +92,47 @@ class Lane:
         that was queued computes while the caller works on what is returned."""
         if self._state is None:
             self._gather()
-        sampled = self._sampled
+        sampled, found = self._sampled, self._found
         forced = [row.forced.popleft() if row.forced else None for row in self._rows]
-        self._queue(self._fed(forced))
-        read: list[int] = []
+        fed = self._fed(forced)
+        if any(row.constraint is not None or row.top is not None for row in self._rows):
+            choose = self._queue_forward(fed)
+            returned = self._read(sampled, found, forced)
+            choose()
+        else:
+            self._queue(fed)
+            returned = self._read(sampled, found, forced)
+        return returned
+
+    def _read(
+        self, sampled: mx.array | None, found: Scores | None, forced: list[tuple[int, bool] | None]
+    ) -> list[int | None]:
+        """Waits for what was sampled and gives every row the token that it was fed."""
+        read_tokens: list[int] = []
         if sampled is not None and not all(forced):
-            read = sampled.tolist()  # type: ignore[assignment]
+            read_tokens = sampled.tolist()  # type: ignore[assignment]
+            if found is not None:
+                self._read_scores(found)
         returned: list[int | None] = []
         for index, (row, token) in enumerate(zip(self._rows, forced, strict=True)):
-            row.tokens.append(read[index] if token is None else token[0])
-            returned.append(read[index] if token is None else None)
+            if token is None:
+                row.feed(read_tokens[index], generated=True)
+                returned.append(read_tokens[index])
+            else:
+                row.feed(token[0], generated=token[1])
+                returned.append(None)
         return returned
+
+    def _read_scores(self, found: Scores) -> None:
+        most = max(row.top or 0 for row in self._rows)
+        for row, scored in zip(self._rows, read(found, most), strict=True):
+            if row.top is not None:
+                row.scored = TokenScores(scored.logprob, scored.top[: row.top])
 
     def abandon(self) -> list[Row]:
         """After a failure: forgets all rows, whose states are lost, and returns them."""
         rows, self._rows = self._rows, []
-        self._state = self._sampled = None
+        self._state = self._sampled = self._found = None
         self._constants, self._moving = {}, {}
         return rows
 
@@ -107,7 +152,40 @@ class Lane:
         self._sampled, self._moving, _ = self._steps.decode(
             self._variant, tokens, self._state, self._constants, self._moving, generated
         )
+        self._found = None
         mx.async_eval(self._sampled)
+
+    def _queue_forward(self, fed: tuple[mx.array, mx.array]) -> Callable[[], None]:
+        """Queues the forward half of a step; the function returned, to be called once the rows know
+        the tokens fed, queues the other half. Rules mostly sleep: where none held at the last step,
+        that is done in advance, and only done again where one has woken."""
+        assert self._state is not None  # noqa: S101 - step() gathered
+        tokens, generated = fed
+        logits, moving = self._steps.forward(tokens, self._state, self._moving, generated)
+        scored = any(row.top is not None for row in self._rows)
+
+        def sample(mask: mx.array | None) -> None:
+            self._sampled, self._moving, self._found = self._steps.choose(
+                self._variant, logits, self._constants, moving, mask, scored=scored
+            )
+            mx.async_eval(self._sampled, *(self._found or ()))
+
+        def choose() -> None:
+            masks: list[Mask | None] = [
+                None if row.constraint is None else row.constraint.mask() for row in self._rows
+            ]
+            ruled = any(mask is not None for mask in masks)
+            if ruled:
+                sample(stacked(masks, logits.shape[-1]))
+            elif self._ruled:
+                sample(None)
+            self._ruled = ruled
+
+        if self._ruled:
+            mx.async_eval(logits)
+        else:
+            sample(None)
+        return choose
 
     def _gather(self) -> None:
         rows = self._rows
@@ -121,6 +199,7 @@ class Lane:
             none = mx.zeros((1,), mx.int32)
             parts = [none if row.sampled is None else row.sampled for row in rows]
             self._sampled = mx.concatenate(parts) if len(parts) > 1 else parts[0]
+        self._found = _stacked_scores([row.found for row in rows])
 
     def _scatter(self) -> None:
         """Gives every row its own again; the state is one that has seen all fed tokens."""
@@ -133,4 +212,18 @@ class Lane:
                 row.sampler.take(self._moving, index)
             if self._sampled is not None:
                 row.sampled = self._sampled[index : index + 1]
-        self._sampled = None
+            row.found = None
+            if self._found is not None and row.top is not None:
+                chosen, ids, values = (array[index : index + 1] for array in self._found)
+                row.found = chosen, ids, values
+        self._sampled = self._found = None
+
+
+def _stacked_scores(rows: list[Scores | None]) -> Scores | None:
+    """The scores of all rows, somebody else's for those without; None when there are none."""
+    known = next((found for found in rows if found is not None), None)
+    if known is None:
+        return None
+    parts = [known if found is None else found for found in rows]
+    chosen, ids, values = (mx.concatenate(list(column)) for column in zip(*parts, strict=True))
+    return chosen, ids, values

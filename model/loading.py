@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import mlx.core as mx
+import numpy as np
 
 from model import device as devices
 from model.checkpoint import dequantize_fits, load_weights
 from model.config import ModelConfig, read_config
+from model.constraint import WORD, Mask, TokenConstraint
 from model.decoder import Decoder
 from model.errors import CheckpointError
 from model.generation import Generation
@@ -129,21 +131,39 @@ class Model:
         self._warm(1, SamplingParams(temperature=1.0, top_p=0.9, presence_penalty=0.5))
         self._warm(1, filtered, filtered)
         self._warm(1, filtered, greedy)
+        for length, sampling in zip(WARM_UP_LENGTHS, (greedy, filtered), strict=True):
+            self._warm(length, sampling, constraint=_Waking(self.config.vocab_size))
         kind = "compiled" if self.steps.compiled else "uncompiled"
         report(f"{kind} decode steps ready after {time.monotonic() - begin:.1f} s")
 
-    def _warm(self, length: int, *rows: SamplingParams) -> None:
+    def _warm(
+        self, length: int, *rows: SamplingParams, constraint: TokenConstraint | None = None
+    ) -> None:
         """Two steps of `rows` after `length` tokens."""
         decoder = self.decoder()
         for sampling in rows:
             generation = self.generation(sampling)
             generation.prefill([0] * length)
-            decoder.join(generation, 0)
+            decoder.join(generation, 0, constraint=constraint)
         for _ in range(2):
             decoder.step()
         for generation in decoder.members:
             decoder.leave(generation)
             generation.settle()
+
+
+class _Waking:
+    """A constraint that sleeps for one step and allows everything from then on."""
+
+    def __init__(self, vocab_size: int) -> None:
+        self._mask = np.full(-(-vocab_size // WORD), -1, np.int32)
+        self._awake = False
+
+    def accept(self, token: int) -> None:
+        self._awake = True
+
+    def mask(self) -> Mask | None:
+        return self._mask if self._awake else None
 
 
 def load_model(

@@ -15,9 +15,11 @@ from typing import Any
 
 import mlx.core as mx
 
+from model.constraint import masked
 from model.lane_state import LaneState
 from model.network import Network
 from model.sampler import Arrays, Variant, count_fed, sample
+from model.scores import Scores, scores
 from model.state import LayerStates, SequenceState
 
 log = logging.getLogger(__name__)
@@ -38,7 +40,7 @@ class Steps:
         self.compiled = compiler_available(on_gpu=on_gpu)
         if not self.compiled:
             log.warning("no C++ compiler found: decode steps run uncompiled, which is slower")
-        self._functions: dict[tuple[Variant, int, int], StepFunction] = {}
+        self._functions: dict[object, StepFunction] = {}
 
     def prefill(self, state: SequenceState, tokens: list[int]) -> mx.array:
         """Feeds a chunk; returns its hidden states [1, T, hidden], not evaluated."""
@@ -48,6 +50,10 @@ class Steps:
         )
         state.body_length += len(tokens)
         return hidden
+
+    def score(self, hidden: mx.array, following: list[int]) -> Scores:
+        """hidden [1, T, hidden] of a prefill and the token after each place -> their scores."""
+        return scores(self.network.logits(hidden[0]), mx.array(following, mx.int32))
 
     def decode(
         self,
@@ -65,14 +71,57 @@ class Steps:
         tokens [B], the samplers' moved arrays, and the logits [B, V] when the variant asks for
         them.
         """
+        next_tokens, moved, logits = self._run(
+            variant, self._step(variant), state, tokens, constants, moving, generated
+        )
+        return next_tokens, moved, logits[0] if logits else None
+
+    def forward(
+        self, tokens: mx.array, state: LaneState, moving: Arrays, generated: mx.array
+    ) -> tuple[mx.array, Arrays]:
+        """The first half of decode(), for rows whose next token somebody has a say in: feeds one
+        token per row. Returns the logits [B, V] and the moved arrays."""
+        kind = "forward", *sorted(moving)
+        logits, moved, _ = self._run(kind, self._forward, state, tokens, {}, moving, generated)
+        return logits, moved
+
+    def choose(
+        self,
+        variant: Variant,
+        logits: mx.array,
+        constants: Arrays,
+        moving: Arrays,
+        mask: mx.array | None,
+        *,
+        scored: bool,
+    ) -> tuple[mx.array, Arrays, Scores | None]:
+        """The second half: samples among the tokens that `mask` (see model.constraint) allows.
+        Returns the next tokens [B], the moved arrays, and, with `scored`, the tokens' scores."""
+        key = "choose", variant, mask is not None, scored
+        if key not in self._functions:
+            choose = self._choose(variant, scored=scored)
+            self._functions[key] = mx.compile(choose) if self.compiled else choose
+        given = [] if mask is None else [mask]
+        next_tokens, moved, found = self._functions[key](logits, constants, moving, given)
+        return next_tokens, moved, tuple(found) if found else None
+
+    def _run(
+        self,
+        kind: object,
+        step: StepFunction,
+        state: LaneState,
+        tokens: mx.array,
+        constants: Arrays,
+        moving: Arrays,
+        generated: mx.array,
+    ) -> tuple[mx.array, Arrays, list[mx.array]]:
         if state.tail_full:
             state.merge_tails()
         bodies = state.layers.bodies()
-        key = variant, state.rows, state.capacity
+        key = kind, state.rows, state.capacity
         if key not in self._functions:
-            step = self._step(variant)
             self._functions[key] = mx.compile(step) if self.compiled else step
-        next_tokens, layers, moved, logits = self._functions[key](
+        result, layers, moved, logits = self._functions[key](
             tokens,
             bodies,
             state.layers.moving(),
@@ -84,7 +133,7 @@ class Steps:
         )
         state.layers = LayerStates.join(bodies, layers)
         state.tail_length += 1
-        return next_tokens, moved, logits[0] if logits else None
+        return result, moved, logits
 
     def _step(self, variant: Variant) -> StepFunction:
         def step(
@@ -105,3 +154,32 @@ class Steps:
             return next_tokens, states.moving(), moving, [logits] if variant.with_logits else []
 
         return step
+
+    def _forward(
+        self,
+        tokens: mx.array,
+        bodies: list[list[mx.array]],
+        layers: list[list[mx.array]],
+        body_lengths: mx.array,
+        tail_length: mx.array,
+        constants: Arrays,
+        moving: Arrays,
+        generated: mx.array,
+    ) -> tuple[mx.array, list[list[mx.array]], Arrays, list[mx.array]]:
+        moving = count_fed(moving, tokens, generated)
+        states = LayerStates.join(bodies, layers)
+        hidden, states = self.network.step(tokens, states, body_lengths, tail_length)
+        return self.network.logits(hidden[:, 0]), states.moving(), moving, []
+
+    def _choose(self, variant: Variant, *, scored: bool) -> StepFunction:
+        def choose(
+            logits: mx.array, constants: Arrays, moving: Arrays, mask: list[mx.array]
+        ) -> tuple[mx.array, Arrays, list[mx.array]]:
+            allowed = masked(logits, mask[0]) if mask else logits
+            finite = mx.isfinite(logits.max(axis=-1))
+            next_tokens, moving = sample(allowed, variant, constants, moving)
+            next_tokens = mx.where(finite, next_tokens, -1)
+            found = list(scores(logits, next_tokens)) if scored else []
+            return next_tokens, moving, found
+
+        return choose
