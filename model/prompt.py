@@ -45,6 +45,17 @@ class Prompt:
     sections: tuple[PromptSection, ...] = ()
 
 
+def encode_text(tokenizer: Tokenizer, prompt: str | Sequence[int]) -> Prompt:
+    """A prompt that is no conversation: text, in which control tokens are themselves, or ids.
+    Raises InvalidPrompt when there is nothing in it."""
+    tokens = (
+        tokenizer.encode(prompt, allow_special=True) if isinstance(prompt, str) else list(prompt)
+    )
+    if not tokens:
+        raise InvalidPrompt("The prompt is empty.", "prompt")
+    return Prompt(tokens, (len(tokens),), 0)
+
+
 def encode_chat(
     tokenizer: Tokenizer,
     template: ChatTemplate,
@@ -55,8 +66,10 @@ def encode_chat(
     preserve_thinking: bool,
     turns: TurnMemory | None = None,
     tenant: str = "",
+    continue_final: bool = False,
 ) -> Prompt:
-    """Renders and encodes `messages` (`messages.legal_messages` says what is accepted).
+    """Renders and encodes `messages` (`messages.legal_messages` says what is accepted). With
+    `continue_final` the prompt ends in the last message, an assistant's, without the turn's end.
 
     With `turns`, assistant messages whose thinking is rendered become the ids that were generated
     for them, where remembered for `tenant`. Raises InvalidPrompt for what the client can mend and
@@ -75,14 +88,14 @@ def encode_chat(
         whole = template.render(
             veiled_messages,
             tools=veiled_tools,
-            add_generation_prompt=True,
+            add_generation_prompt=not continue_final,
             enable_thinking=enable_thinking,
             preserve_thinking=preserve_thinking,
         )
     except TemplateRefusal as error:
         raise InvalidPrompt(f"The chat template refuses the conversation: {error}") from error
     opening = _opening(template, enable_thinking, preserve_thinking)
-    if not whole.endswith(opening):
+    if continue_final or not whole.endswith(opening):
         opening = ""
     rendering = _Rendering.of(tokenizer, veil, whole.removesuffix(opening))
     splicer = None
@@ -91,6 +104,9 @@ def encode_chat(
         other = _opening(template, not enable_thinking, preserve_thinking)
         splicer = _Splicer(tokenizer, [opening, other], answers, turns, tenant)
     tokens, boundaries = _assemble(rendering, splicer)
+    if continue_final and rendering.turns and not rendering.rest:
+        ending = len(rendering.turns[-1].ending)
+        return Prompt(tokens[:-ending], tuple(boundaries[:-1]), 0)
     opening_ids = tokenizer.encode(opening, allow_special=True)
     kinds = _kinds(numbered, bool(definitions))
     sections: list[PromptSection] = []

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 from model.thinking import ThinkingBudget
 from server.engine.events import (
@@ -17,6 +17,7 @@ from server.engine.events import (
     Event,
     FinishReason,
     ReasoningDelta,
+    TokenLogprob,
     ToolCallDelta,
 )
 from server.engine.ports import Detokenizer
@@ -28,7 +29,15 @@ from server.output.events import (
     ToolCallArguments,
     ToolCallStart,
 )
-from server.output.parser import OutputParser
+
+
+class Output(Protocol):
+    """What tells the answer's text apart: server.output.parser, or server.output.plain."""
+
+    @property
+    def in_content(self) -> bool: ...
+    def feed(self, text: str, /) -> Iterable[OutputEvent]: ...
+    def finish(self) -> Iterable[OutputEvent]: ...
 
 
 @dataclass(slots=True)
@@ -51,18 +60,21 @@ class Answer:
     choice: int
     limits: Limits
     detokenizer: Detokenizer
-    parser: OutputParser
+    parser: Output
     thinking: bool
+    plain: bool = False  # a raw completion: an eos is all that has a meaning
     tokens: list[int] = field(default_factory=list)
     reasoning_tokens: int = 0
     thinking_cut: bool = False
     reason: FinishReason | None = None
     ended_by_eos: bool = False
+    stop: str | None = None  # the stop string that ended it
     _thinks_still: bool = field(init=False)
     _last_text: str = ""
     _reasoning: list[str] = field(default_factory=list)
     _content: list[str] = field(default_factory=list)
     _calls: list[dict[str, Any]] = field(default_factory=list)
+    _logprobs: list[TokenLogprob] = field(default_factory=list)  # of content not yet reported
 
     def __post_init__(self) -> None:
         self._thinks_still = self.thinking
@@ -88,8 +100,9 @@ class Answer:
             return True
         return self.reason == "length" and not self._thinks_still and not self._calls
 
-    def take(self, token: int) -> list[Event]:
-        """Adds a generated token. Sets `reason` when the answer is complete with it."""
+    def take(self, token: int, logprob: TokenLogprob | None = None) -> list[Event]:
+        """Adds a generated token. Sets `reason` when the answer is complete with it. logprob: its
+        own, reported with the content that it is part of."""
         self.tokens.append(token)
         if token in self.limits.eos:
             self.ended_by_eos = True
@@ -99,7 +112,13 @@ class Answer:
         elif self._thinks_still:
             self.reasoning_tokens += 1
         self._last_text = self.detokenizer.add(token)
+        inside = self.parser.in_content
         events = self._translate(self.parser.feed(self._last_text))
+        if logprob is not None and inside and self.parser.in_content:
+            # The blank lines between a thought and its answer are no content.
+            begun = self.plain or self._content or logprob.bytes.strip(b"\n")
+            self._logprobs += [logprob] if begun else []
+        events = self._with_logprobs(events)
         if self.reason is None and len(self.tokens) >= self.limits.tokens:
             events += self._end("length")
         return events
@@ -124,11 +143,20 @@ class Answer:
         self._thinks_still = False
         return events
 
+    def _with_logprobs(self, events: list[Event]) -> list[Event]:
+        """`events`, the first content among them with what is known of its tokens by now."""
+        for index, event in enumerate(events):
+            if isinstance(event, ContentDelta) and self._logprobs:
+                logprobs, self._logprobs = tuple(self._logprobs), []
+                events[index] = replace(event, logprobs=logprobs)
+        return events
+
     def _end(self, reason: FinishReason) -> list[Event]:
         events = self._translate(self.parser.feed(self.detokenizer.flush()))
         if self.reason is None:
             events += self._translate(self.parser.finish())
         if self.reason is None:
+            events = self._with_logprobs(events)
             self.reason = "tool_calls" if reason == "stop" and self._calls else reason
         return events
 
@@ -154,6 +182,6 @@ class Answer:
                     self._calls[index]["arguments"] += text
                     more = ToolCallDelta(self.choice, index, None, None, text, tokens=count)
                     events.append(more)
-                case StopHit():
-                    self.reason = "stop"
+                case StopHit(stop=stop):
+                    self.reason, self.stop = "stop", stop
         return events

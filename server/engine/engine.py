@@ -239,6 +239,7 @@ class Engine:
         worker.check_room(request.n)
         submitted_at = time.monotonic()
         prompt = await asyncio.to_thread(self._encode, facts, request, worker.turns)
+        constraint = None
         _check_length(len(prompt.tokens), request.max_tokens, facts.context_length)
         self._ready()
         arrived = asyncio.Event()
@@ -250,6 +251,7 @@ class Engine:
             mailbox=Mailbox(_notifier(asyncio.get_running_loop(), arrived)),
             submitted_at=submitted_at,
             deadline=math.inf if timeout is None else submitted_at + timeout,
+            constraint=constraint,
         )
         worker.add(job)
         return Stream(job, worker, arrived)

@@ -45,6 +45,11 @@ class Generation(Protocol):
     def fork(self, sampling: Any, /) -> Any: ...
     def recovered(self) -> tuple[Any, list[int]]: ...
     def prefill(self, tokens: Sequence[int], /) -> None: ...
+    def score(
+        self, tokens: Sequence[int], following: Sequence[int], top: int, /
+    ) -> list[TokenScores]: ...
+    @property
+    def scored(self) -> TokenScores | None: ...
     def force(self, tokens: Sequence[int], /) -> None: ...
     def settle(self) -> None: ...
     def span(self, start: int, end: int, /) -> KVSpan: ...
@@ -52,12 +57,23 @@ class Generation(Protocol):
     def release(self) -> None: ...
 
 
+class TokenScores(Protocol):
+    """A token's log probability, and (token id, log probability) of the likeliest there."""
+
+    @property
+    def logprob(self) -> float: ...
+    @property
+    def top(self) -> tuple[tuple[int, float], ...]: ...
+
+
 class Decoder(Protocol):
     """Steps many generations at once; see model.decoder."""
 
     @property
     def members(self) -> tuple[Any, ...]: ...
-    def join(self, generation: Any, token: int, /) -> None: ...
+    def join(
+        self, generation: Any, token: int, /, *, constraint: Any = None, top: int | None = None
+    ) -> None: ...
     def rejoin(self, generation: Any, /) -> None: ...
     def leave(self, generation: Any, /) -> None: ...
     def step(self) -> list[tuple[Any, int]]: ...
@@ -82,6 +98,8 @@ class Detokenizer(Protocol):
 
 class Tokenizer(Protocol):
     def encode(self, text: str, *, allow_special: bool = False) -> list[int]: ...
+    def spelled(self, ids: Sequence[int], /) -> str: ...
+    def token_bytes(self, token: int, /) -> bytes: ...
     def token_id(self, token: str, /) -> int | None: ...
     def detokenizer(self) -> Detokenizer: ...
 
@@ -185,13 +203,30 @@ class TurnMemory(Protocol):
     def keep(self, turn: Any, /) -> None: ...
 
 
+class Constraint(Protocol):
+    """Follows one answer and says which tokens may come next; see server.output.constraint."""
+
+    @property
+    def failure(self) -> str | None: ...
+    def accept(self, token: int, /) -> None: ...
+    def mask(self) -> Any: ...
+    def copy(self) -> Constraint: ...
+
+
+class Grammars(Protocol):
+    """Compiles rules, in any thread; raises server.output.grammars.GrammarError."""
+
+    def compile(self, rules: Any, /) -> Constraint: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Backend:
     """The functions of `model` that the engine calls.
 
     load: runs in the worker thread. turns: makes an empty TurnMemory; turn: the inverse of
     Turn.to_json. encode: renders and tokenises a request, in any thread; ValueError means the
-    request can't be rendered. seeded: the request's sampling with another seed.
+    request can't be rendered. seeded: the request's sampling with another seed. grammars: what
+    compiles rules for the answers of a loaded model; runs in the worker thread, once.
     """
 
     load: Callable[[], Model]
@@ -199,6 +234,7 @@ class Backend:
     turn: Callable[[str], Turn]
     encode: Callable[[Facts, GenerationRequest, Any], Prompt]
     seeded: Callable[[SamplingParams, int], SamplingParams]
+    grammars: Callable[[Any], Grammars]
 
 
 def backend(path: Path | str | None, progress: Callable[[int, int], None] | None) -> Backend:
@@ -209,6 +245,7 @@ def backend(path: Path | str | None, progress: Callable[[int, int], None] | None
         turn=_turn,
         encode=_encode,
         seeded=_seeded,
+        grammars=_grammars,
     )
 
 
@@ -230,9 +267,25 @@ def _turn(line: str) -> Turn:
     return Turn.from_json(line)
 
 
-def _encode(facts: Facts, request: GenerationRequest, turns: Any) -> Prompt:
-    from model.prompt import encode_chat
+def _grammars(model: Any) -> Grammars:
+    from server.output.grammars import Grammars
 
+    tokenizer = model.tokenizer
+    return Grammars(
+        (model.folder / "tokenizer.json").read_text(encoding="utf-8"),
+        vocab_size=model.config.vocab_size,
+        eos=model.config.generation.eos_token_ids[0],
+        think_end=tokenizer.token_id("</think>"),
+        call_start=tokenizer.token_id("<tool_call>"),
+        call_end=tokenizer.token_id("</tool_call>"),
+    )
+
+
+def _encode(facts: Facts, request: GenerationRequest, turns: Any) -> Prompt:
+    from model.prompt import encode_chat, encode_text
+
+    if request.prompt is not None:
+        return encode_text(facts.tokenizer, request.prompt)
     return encode_chat(
         facts.tokenizer,
         facts.template,
@@ -242,6 +295,7 @@ def _encode(facts: Facts, request: GenerationRequest, turns: Any) -> Prompt:
         preserve_thinking=request.preserve_thinking is not False,
         turns=turns,
         tenant=request.tenant,
+        continue_final=request.continue_final,
     )
 
 

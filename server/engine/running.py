@@ -14,24 +14,38 @@ from typing import Any
 from model.thinking import ThinkingBudget
 from server.engine.answer import Answer, Limits
 from server.engine.cache_report import cache_report
-from server.engine.errors import StepFailed
-from server.engine.events import Finished, PrefillProgress, Started, Timings, Usage
+from server.engine.errors import GrammarDeadEnd, StepFailed
+from server.engine.events import (
+    Finished,
+    PrefillProgress,
+    PromptLogprobs,
+    Started,
+    Timings,
+    TokenLogprob,
+    TopLogprob,
+    Usage,
+)
 from server.engine.job import Job
 from server.engine.ports import (
     Backend,
+    Constraint,
     Decoder,
     Facts,
     Generation,
     KVSpan,
     Model,
     RecurrentSnapshot,
+    Tokenizer,
+    TokenScores,
 )
 from server.engine.prompt_cache import PromptCache
 from server.engine.save_points import fixed_chunk_end, save_points
 from server.engine.turn_journal import TurnJournal
 from server.output.parser import OutputParser
+from server.output.plain import PlainText
 
 RECOVERY_CHUNK = 256
+SCORED_CHUNK = 128  # logits of all its places are held at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +70,7 @@ class Workshop:
 class _Choice:
     answer: Answer
     generation: Generation
+    constraint: Constraint | None = None
     first_token_at: float | None = None
 
 
@@ -87,6 +102,7 @@ class Running:
         # Kept back until the first token proves the logits finite: a bad state is never cached.
         self._saved: list[_Saved] = []
         self._save_at: list[int] = []
+        self._prompt_scores: list[TokenLogprob | None] = []
         seed = job.request.sampling.seed
         self._seed = random.getrandbits(32) if seed is None else seed
         self._last_answer: Answer | None = None
@@ -125,7 +141,8 @@ class Running:
         """Takes what the prompt cache has and tells the reader, unless it was told before."""
         shop, prompt, tenant = self._shop, self.job.prompt, self.job.request.tenant
         generation = self._generation = shop.model.generation(self._sampling(0))
-        hit = shop.cache.lookup(self._tokens, tenant)
+        scored = self.job.request.prompt_logprobs is not None  # computed, not remembered
+        hit = None if scored else shop.cache.lookup(self._tokens, tenant)
         common = shop.cache.common(self._tokens, tenant)
         extends = shop.cache.anchor(self._tokens, common, tenant) == common
         if hit is not None:
@@ -149,7 +166,11 @@ class Running:
         end = min(start + tokens, self._last, *self._save_at[:1])
         if self._shop.deterministic:
             end = fixed_chunk_end(self.job.prompt.boundaries, start, self._last)
-        generation.prefill(self._tokens[start:end])
+        if self.job.request.prompt_logprobs is None:
+            generation.prefill(self._tokens[start:end])
+        else:
+            end = min(end, start + SCORED_CHUNK)
+            self._score(generation, start, end)
         if self._save_at and end == self._save_at[0]:
             self._save_at.pop(0)
             self._save(generation, end)
@@ -157,6 +178,12 @@ class Running:
         if end == self._last:
             self._open_choices(generation)
         return end - start
+
+    def _score(self, generation: Generation, start: int, end: int) -> None:
+        top = self.job.request.prompt_logprobs or 0
+        following = self._tokens[start + 1 : end + 1]
+        found = generation.score(self._tokens[start:end], following, top)
+        self._prompt_scores += map(self._logprob, following, found)
 
     def take(self, generation: Generation, token: int) -> bool:
         """The next token of one of `rows`; -1 for logits that were not finite. Returns whether that
@@ -168,7 +195,9 @@ class Running:
         first = choice.first_token_at is None
         if first:
             choice.first_token_at = self._shop.clock()
-        events = answer.take(token)
+        if choice.constraint is not None and choice.constraint.failure is not None:
+            raise GrammarDeadEnd(choice.constraint.failure)
+        events = answer.take(token, self._logprob(token, generation.scored))
         if answer.must_close():
             generation.force(answer.limits.closing)
             events += answer.close()
@@ -209,10 +238,14 @@ class Running:
     def _open_choices(self, generation: Generation) -> None:
         others = [generation.fork(self._sampling(i)) for i in range(1, self.job.request.n)]
         self._generation, self._open = None, True
+        constraint, top = self.job.constraint, self.job.request.logprobs
+        if self.job.request.prompt_logprobs is not None:
+            self.job.mailbox.put(PromptLogprobs((None, *self._prompt_scores)))
         for index, row in enumerate([generation, *others]):
-            self._choices[row] = _Choice(self._answer(index), row)
-        for row in self._choices:
-            self._shop.decoder.join(row, self._tokens[-1])
+            rules = None if constraint is None else constraint.copy()
+            self._choices[row] = _Choice(self._answer(index), row, rules)
+        for row, choice in self._choices.items():
+            self._shop.decoder.join(row, self._tokens[-1], constraint=choice.constraint, top=top)
         self._prefilled_at = self._shop.clock()
 
     def _answer(self, index: int) -> Answer:
@@ -226,8 +259,22 @@ class Running:
             budget=None if budget is None else ThinkingBudget(budget),
             closing=self._shop.closing,
         )
-        parser = OutputParser(thinking=request.thinks, stop=request.stop, tools=request.tools)
-        return Answer(index, limits, model.tokenizer.detokenizer(), parser, request.thinks)
+        raw = request.prompt is not None
+        tools = None if request.tool_choice.mode == "none" else request.tools
+        parser = (
+            PlainText(request.stop)
+            if raw
+            else OutputParser(thinking=request.thinks, stop=request.stop, tools=tools)
+        )
+        detokenizer = model.tokenizer.detokenizer()
+        return Answer(index, limits, detokenizer, parser, request.thinks, plain=raw)
+
+    def _logprob(self, token: int, scores: TokenScores | None) -> TokenLogprob | None:
+        if scores is None:
+            return None
+        tokenizer = self._shop.model.tokenizer
+        top = tuple(TopLogprob(*_spelled(tokenizer, t), lp, t) for t, lp in scores.top)
+        return TokenLogprob(*_spelled(tokenizer, token), scores.logprob, token, top)
 
     def _save(self, generation: Generation, end: int) -> None:
         """Copies the state after `end` tokens, and the KV that the cache lacks up to there."""
@@ -254,7 +301,8 @@ class Running:
     def _finish(self, choice: _Choice) -> None:
         answer, generation = choice.answer, choice.generation
         now = self._shop.clock()
-        if answer.reusable:
+        plain = self.job.request.prompt is not None or self.job.request.continue_final
+        if answer.reusable and not plain:
             turn = self._shop.turns.remember(
                 self._tokens,
                 answer.tokens,
@@ -283,7 +331,7 @@ class Running:
             raise RuntimeError("the answer is not complete")
         del self._choices[generation]
         self._last_answer = answer
-        self.job.mailbox.put(Finished(answer.choice, answer.reason, usage, timings))
+        self.job.mailbox.put(Finished(answer.choice, answer.reason, usage, timings, answer.stop))
         if not self._choices:
             self.job.mailbox.close()
         self._shop.decoder.leave(generation)
@@ -301,3 +349,9 @@ class Running:
         if start < len(fed):
             item = _Saved(start, generation.span(start, len(fed)), generation.recurrent())
             self._keep(fed, item)
+
+
+def _spelled(tokenizer: Tokenizer, token: int) -> tuple[str, bytes]:
+    """A token's text and bytes; those of a control token as it is written."""
+    data = tokenizer.token_bytes(token) or tokenizer.spelled([token]).encode()
+    return data.decode("utf-8", "replace"), data

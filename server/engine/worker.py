@@ -28,7 +28,7 @@ from server.engine.errors import (
 from server.engine.idle_work import IdleWork
 from server.engine.job import Job
 from server.engine.memory_room import is_memory_error, make_room
-from server.engine.ports import Backend, Facts
+from server.engine.ports import Backend, Facts, Grammars
 from server.engine.prompt_cache import PromptCache
 from server.engine.running import Running, Workshop
 from server.engine.scheduler import Admit, Prefill, Scheduler, Turn
@@ -103,7 +103,9 @@ class Worker:
         self._saved_at = self._progress_at
         self._figures = Figures()
         self._cache: PromptCache | None = None  # for its figures
-        self.turns: Any = None  # the TurnMemory, once loaded
+        # Once loaded, the TurnMemory and what compiles grammars.
+        self.turns: Any = None
+        self.grammars: Grammars | None = None
         self._thread = threading.Thread(target=self._main, name="mxserve-worker", daemon=True)
 
     # From any thread.
@@ -234,6 +236,7 @@ class Worker:
             model = self._backend.load()
             model.warm_up()
             closing = model.tokenizer.encode(self._closing_text, allow_special=True)
+            grammars = None
             turns = self._backend.turns()
             cache = self._cache = self._open_cache(model)
             journal = cache.disk_folder and TurnJournal(cache.disk_folder / JOURNAL)
@@ -245,7 +248,7 @@ class Worker:
             traceback.clear_frames(error.__traceback__)
             self._on_ready(None, error)
             return None
-        self.turns = turns
+        self.turns, self.grammars = turns, grammars
         facts = Facts.of(model)
         shop = Workshop(
             model,

@@ -76,6 +76,11 @@ class OutputParser:
         self._separator = ""
         self._events: list[OutputEvent] = []
 
+    @property
+    def in_content(self) -> bool:
+        """Whether the next text is content, unless it is a tag."""
+        return self._state is _State.CONTENT
+
     def feed(self, text: str) -> list[OutputEvent]:
         """What the next piece of text makes certain. After a StopHit all text is ignored."""
         self._pending += text

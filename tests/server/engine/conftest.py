@@ -171,6 +171,7 @@ class Generation:
         self.keys: list[int] = []
         self.digest = 0
         self.first: int | None = None  # the prompt's last token, fed by the first step
+        self.scored = None
         model.live.add(id(self))
 
     @property
@@ -248,7 +249,9 @@ class Decoder:
     def members(self) -> tuple[Generation, ...]:
         return tuple(self.rows)
 
-    def join(self, generation: Generation, token: int) -> None:
+    def join(
+        self, generation: Generation, token: int, *, constraint: Any = None, top: int | None = None
+    ) -> None:
         generation.first = token
         self.rows.append(generation)
 
@@ -323,7 +326,18 @@ def backend(model: Model, turns: Turns) -> Backend:
     def turn(line: str) -> Any:
         return line
 
-    return Backend(load=load, turns=lambda: turns, turn=turn, encode=encode, seeded=seeded)
+    class NoGrammars:
+        def compile(self, rules: Any) -> Any:
+            raise AssertionError("nothing here asks for rules")
+
+    return Backend(
+        load=load,
+        turns=lambda: turns,
+        turn=turn,
+        encode=encode,
+        seeded=seeded,
+        grammars=lambda model: NoGrammars(),
+    )
 
 
 @dataclass
