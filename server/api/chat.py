@@ -16,15 +16,19 @@ from starlette.responses import Response
 from server.api.answering import streamed, whole
 from server.api.body import read_object
 from server.api.caller import session_of, tenant_of
+from server.api.chat_chunks import Chunks, Frames
 from server.api.chat_schema import ChatRequest, parse_chat
-from server.api.chat_wire import Answer, Chunks, Frames, Whole
+from server.api.chat_wire import Answer, Form, Whole
 from server.api.effort import thinking_of
+from server.api.errors import ApiError
 from server.api.messages import template_messages
 from server.api.models import check_model
+from server.api.response_format import grammar_of
 from server.api.sampling_fields import sampling_of
 from server.api.serving import engine_of, settings_of
+from server.api.tool_choice import tool_choice_of
 from server.api.tools import offered_tools
-from server.engine import GenerationDefaults, GenerationRequest
+from server.engine import GenerationDefaults, GenerationRequest, ToolChoice
 from server.settings import Settings
 
 router = APIRouter()
@@ -45,10 +49,17 @@ async def chat_completions(request: Request) -> Response:
     work = generation_request(chat, info.defaults, settings, request.headers)
     source = await engine.submit(work)
     answer = Answer(model=info.id, created=int(time.time()))
+    form = Form(
+        n=work.n,
+        logprobs=work.logprobs is not None,
+        functions=chat.functions is not None,
+        prefix=work.messages[-1]["content"] if chat.echo else "",
+    )
     if not chat.stream:
-        return await whole(request, source, Whole(answer, work.n))
-    usage = bool(chat.stream_options and chat.stream_options.include_usage)
-    chunks = Chunks(answer, work.n, include_usage=usage)
+        return await whole(request, source, Whole(answer, form))
+    chunks = Chunks(
+        answer, form, include_usage=chat.include_usage, continuous_usage=chat.continuous_usage
+    )
     return await streamed(source, Frames(chunks), settings)
 
 
@@ -60,16 +71,49 @@ def generation_request(
 ) -> GenerationRequest:
     """`chat` as the engine's request; `headers` tell who asks. Raises ApiError."""
     kwargs = chat.chat_template_kwargs
+    tools, choice = _tools(chat)
     return GenerationRequest(
-        messages=template_messages(chat.messages),
-        tools=offered_tools(chat.tools, chat.tool_choice),
+        messages=_messages(chat),
+        tools=tools,
+        tool_choice=choice,
         sampling=sampling_of(chat, defaults),
         thinking=thinking_of(chat, settings.effort_budgets),
-        stop=tuple(chat.stop or ()),
+        grammar=grammar_of(chat),
+        logprobs=chat.logprob_count,
+        stop=chat.stops,
         max_tokens=chat.token_limit,
         n=chat.n or 1,
         preserve_thinking=kwargs.preserve_thinking if kwargs else None,
+        continue_final=bool(chat.continue_final_message),
         session=session_of(headers, chat.prompt_cache_key),
         timeout=settings.request_timeout,
         tenant=tenant_of(headers),
     )
+
+
+def _messages(chat: ChatRequest) -> list[dict]:
+    messages = template_messages(chat.messages)
+    if chat.continue_final_message:
+        last = messages[-1]
+        if last["role"] != "assistant" or last.get("tool_calls"):
+            raise ApiError(
+                "continue_final_message needs a last message of the assistant, without tool_calls.",
+                param="continue_final_message",
+            )
+    return messages
+
+
+def _tools(chat: ChatRequest) -> tuple[list[dict] | None, ToolChoice]:
+    """The tools offered and the choice among them; `functions`, their first name, are tools of
+    which one is called at most."""
+    if chat.functions is None:
+        if chat.function_call not in (None, "none", "auto"):
+            raise ApiError("function_call needs functions.", param="function_call")
+        offered = offered_tools(chat.tools)
+        choice = tool_choice_of(chat.tool_choice, chat.parallel_tool_calls, offered.names)
+        return offered.functions, choice
+    if chat.tools:
+        raise ApiError("Give tools or functions, not both.", param="functions")
+    offered = offered_tools(chat.functions, "functions")
+    choice = tool_choice_of(chat.function_call, False, offered.names, "function_call")
+    return offered.functions, choice

@@ -1,6 +1,6 @@
 """The fields of POST /v1/chat/completions and their legal values.
 
-Messages and tools have their own modules.
+Messages, tools and grammars have their own modules.
 """
 
 from __future__ import annotations
@@ -11,40 +11,33 @@ from pydantic import Field, field_validator
 
 from server.api.effort import ThinkingFields
 from server.api.errors import ApiError
-from server.api.fields import MAX_INT32, SWITCH, TOKEN_LIMIT, Fields, parse
-from server.api.sampling_fields import SamplingFields
+from server.api.fields import MAX_INT32, SWITCH, TOKEN_LIMIT, parse
+from server.api.openai_fields import OpenAIFields
 
-MAX_STOPS = 16
-MAX_STOP_CHARACTERS = 1024
-
-
-class StreamOptions(Fields):
-    include_usage: bool | None = Field(None, description=SWITCH)
+MAX_MESSAGES = 10_000
 
 
-class ChatRequest(SamplingFields, ThinkingFields):
+class ChatRequest(OpenAIFields, ThinkingFields):
     """One request, each value within its range; None where it was left out or null."""
 
-    model: str | None = Field(None, max_length=1024, description="a string")
-    messages: list[Any] = Field(min_length=1, description="a non-empty list of messages")
-    stream: bool | None = Field(None, description=SWITCH)
-    stream_options: StreamOptions | None = Field(None, description="an object")
+    messages: list[Any] = Field(
+        min_length=1,
+        max_length=MAX_MESSAGES,
+        description=f"a non-empty list of up to {MAX_MESSAGES} messages",
+    )
     max_tokens: int | None = Field(None, ge=-1, le=MAX_INT32, description=TOKEN_LIMIT)
     max_completion_tokens: int | None = Field(None, ge=-1, le=MAX_INT32, description=TOKEN_LIMIT)
-    n: int | None = Field(None, ge=1, le=8, description="an integer from 1 to 8")
-    stop: str | list[str] | None = Field(
-        None,
-        description=f"a string or a list of up to {MAX_STOPS} strings, "
-        f"each of 1 to {MAX_STOP_CHARACTERS} characters",
-    )
     logprobs: bool | None = Field(None, description=SWITCH)
     top_logprobs: int | None = Field(None, ge=0, le=20, description="an integer from 0 to 20")
     tools: list[Any] | None = Field(None, description="a list of tools")
     tool_choice: Any = None
-    functions: Any = None
-    response_format: Any = None
+    parallel_tool_calls: bool | None = Field(None, description=SWITCH)
+    functions: list[Any] | None = Field(None, description="a list of functions")
+    function_call: Any = None
     modalities: list[Any] | None = Field(None, description='["text"]')
-    prompt_cache_key: str | None = Field(None, max_length=1024, description="a string")
+    continue_final_message: bool | None = Field(None, description=SWITCH)
+    add_generation_prompt: bool | None = Field(None, description=SWITCH)
+    echo: bool | None = Field(None, description=SWITCH)
 
     @field_validator("max_tokens", "max_completion_tokens")
     @classmethod
@@ -52,16 +45,6 @@ class ChatRequest(SamplingFields, ThinkingFields):
         if tokens == 0:
             raise ValueError("zero")
         return tokens
-
-    @field_validator("stop")
-    @classmethod
-    def _stops(cls, stop: str | list[str] | None) -> list[str] | None:
-        stops = [stop] if isinstance(stop, str) else stop
-        if stops is not None and (
-            len(stops) > MAX_STOPS or any(not 1 <= len(s) <= MAX_STOP_CHARACTERS for s in stops)
-        ):
-            raise ValueError("length")
-        return stops
 
     @field_validator("modalities")
     @classmethod
@@ -77,26 +60,30 @@ class ChatRequest(SamplingFields, ThinkingFields):
         tokens = self.max_tokens if given is None else given
         return None if tokens == -1 else tokens
 
+    @property
+    def logprob_count(self) -> int | None:
+        """How many likely tokens to tell beside the chosen one; None for no log probabilities."""
+        return (self.top_logprobs or 0) if self.logprobs else None
+
 
 def parse_chat(body: dict[str, Any]) -> ChatRequest:
     """`body` as a request. Raises ApiError."""
     request = parse(ChatRequest, body)
-    _refuse_unsupported(request)
+    if request.top_logprobs and not request.logprobs:
+        raise ApiError("top_logprobs needs logprobs to be true.", param="top_logprobs")
+    _check_continuation(request)
     return request
 
 
-def _refuse_unsupported(request: ChatRequest) -> None:
-    """What would otherwise be silently wrong is a clear error."""
-    if request.logprobs:
-        raise _unsupported("logprobs", "Log probabilities are not available on this server.")
-    if request.top_logprobs:
-        raise _unsupported("top_logprobs", "Log probabilities are not available on this server.")
-    form = request.response_format
-    if form is not None and (not isinstance(form, dict) or form.get("type") != "text"):
-        raise _unsupported("response_format", 'Only response_format {"type": "text"} is available.')
-    if request.functions:
-        raise _unsupported("functions", "functions is not supported; use tools.")
-
-
-def _unsupported(param: str, message: str) -> ApiError:
-    return ApiError(message, param=param, code="unsupported_parameter")
+def _check_continuation(request: ChatRequest) -> None:
+    """add_generation_prompt says the opposite of continue_final_message, and nothing else."""
+    if request.continue_final_message:
+        if request.add_generation_prompt:
+            text = "continue_final_message and add_generation_prompt exclude each other."
+            raise ApiError(text, param="add_generation_prompt")
+        return
+    if request.add_generation_prompt is False:
+        text = "add_generation_prompt can be false only with continue_final_message true."
+        raise ApiError(text, param="add_generation_prompt")
+    if request.echo:
+        raise ApiError("echo needs continue_final_message to be true.", param="echo")

@@ -1,4 +1,4 @@
-"""The engine's events -> the JSON of chat completions, whole and in chunks.
+"""The engine's events -> the JSON of one whole chat completion, and what its chunks share with it.
 
 Knows OpenAI's response shapes; no HTTP, no engine. One `Answer` per request: it stamps the same
 id, created and model on everything it makes.
@@ -7,28 +7,26 @@ id, created and model on everything it makes.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from server import __version__
-from server.api import sse
 from server.api.cache_wire import cache_json
-from server.api.errors import engine_error_body
-from server.engine.errors import EngineError
+from server.api.logprobs_wire import chat_logprobs
 from server.engine.events import (
     CacheReport,
     ContentDelta,
     Event,
     Finished,
-    PrefillProgress,
     ReasoningDelta,
     Started,
+    TokenLogprob,
     ToolCallDelta,
     Usage,
 )
 
 FINGERPRINT = f"mxserve-{__version__}"
+SERVICE_TIER = "default"
 Json = dict[str, Any]
 
 
@@ -46,8 +44,26 @@ class Answer:
             "object": kind,
             "created": self.created,
             "model": self.model,
+            "service_tier": SERVICE_TIER,
             "system_fingerprint": FINGERPRINT,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What the request makes of its answer: the number of choices, whether they have log
+    probabilities, whether a call is a `function_call` (its first name) and not one of `tool_calls`,
+    and text that goes before each choice's."""
+
+    n: int = 1
+    logprobs: bool = False
+    functions: bool = False
+    prefix: str = ""
+
+    def reason(self, event: Finished) -> str:
+        """The wire's finish_reason."""
+        called = self.functions and event.reason == "tool_calls"
+        return "function_call" if called else event.reason
 
 
 def usage_json(usages: list[Usage], cached_tokens: int) -> Json:
@@ -72,14 +88,20 @@ class Tally:
     def __init__(self, n: int) -> None:
         self._waiting = n
         self._usages: list[Usage] = []
+        self._prompt_tokens = 0
+        self._tokens: dict[int, int] = {}
         self.cache: CacheReport | None = None
 
     def add(self, event: Event) -> None:
         if isinstance(event, Finished):
             self._waiting -= 1
             self._usages.append(event.usage)
+            self._tokens[event.choice] = event.usage.completion_tokens
+        elif isinstance(event, (ReasoningDelta, ContentDelta, ToolCallDelta)):
+            self._tokens[event.choice] = event.tokens
         elif isinstance(event, Started):
             self.cache = event.cache
+            self._prompt_tokens = event.prompt_tokens
 
     def extension(self) -> Json:
         """This server's own field of a whole answer or of a stream's last chunk."""
@@ -94,101 +116,22 @@ class Tally:
         """Needs `complete`."""
         return usage_json(self._usages, self._usages[0].cached_tokens)
 
-
-class Frames:
-    """A streamed answer as frames: its chunks, then `[DONE]`."""
-
-    def __init__(self, chunks: Chunks) -> None:
-        self._chunks = chunks
-
-    def add(self, event: Event) -> Iterator[bytes]:
-        return map(sse.frame, self._chunks.add(event))
-
-    @property
-    def complete(self) -> bool:
-        return self._chunks.complete
-
-    def closing(self) -> Iterator[bytes]:
-        yield from map(sse.frame, self._chunks.closing())
-        yield sse.DONE
-
-    def failed(self, error: EngineError) -> Iterator[bytes]:
-        yield sse.frame(engine_error_body(error)[1])
-
-
-class Chunks:
-    """Makes the chunks of a streamed answer, event by event."""
-
-    def __init__(self, answer: Answer, n: int, *, include_usage: bool) -> None:
-        self._answer = answer
-        self._include_usage = include_usage
-        self._unopened = dict.fromkeys(range(n))
-        self._tally = Tally(n)
-
-    def add(self, event: Event) -> Iterator[Json]:
-        """The chunks `event` becomes; the role comes first, once for each choice."""
-        self._tally.add(event)
-        if isinstance(event, Started):
-            for choice in list(self._unopened):
-                yield from self._opening(choice)
-            return
-        if isinstance(event, PrefillProgress):
-            return
-        choice = getattr(event, "choice", None)
-        if choice is None:
-            return
-        yield from self._opening(choice)
-        if isinstance(event, Finished):
-            chunk = self._chunk(choice, {}, event.reason)
-            last = self.complete and not self._include_usage
-            yield {**chunk, **self._tally.extension()} if last else chunk
-        elif isinstance(event, ReasoningDelta):
-            yield self._chunk(choice, {"reasoning_content": event.text})
-        elif isinstance(event, ContentDelta):
-            yield self._chunk(choice, {"content": event.text})
-        elif isinstance(event, ToolCallDelta):
-            yield self._chunk(choice, {"tool_calls": [_call_delta(event)]})
-
-    @property
-    def complete(self) -> bool:
-        return self._tally.complete
-
-    def closing(self) -> Iterator[Json]:
-        """What follows the last choice: the usage, where it was asked for."""
-        if self._include_usage:
-            chunk = self._answer.head("chat.completion.chunk")
-            chunk |= {"choices": [], "usage": self._tally.json()}
-            yield {**chunk, **self._tally.extension()}
-
-    def _opening(self, choice: int) -> Iterator[Json]:
-        if choice in self._unopened:
-            del self._unopened[choice]
-            yield self._chunk(choice, {"role": "assistant", "content": ""})
-
-    def _chunk(self, choice: int, delta: Json, reason: str | None = None) -> Json:
-        chunk = self._answer.head("chat.completion.chunk")
-        chunk["choices"] = [
-            {"index": choice, "delta": delta, "logprobs": None, "finish_reason": reason}
-        ]
-        if self._include_usage:
-            chunk["usage"] = None
-        return chunk
-
-
-def _call_delta(event: ToolCallDelta) -> Json:
-    function: Json = {"arguments": event.arguments}
-    delta: Json = {"index": event.index, "function": function}
-    if event.id is not None:
-        delta = {"index": event.index, "id": event.id, "type": "function", "function": function}
-    if event.name is not None:
-        delta["function"] = {"name": event.name, **function}
-    return delta
+    def so_far(self) -> Json:
+        """The usage up to the last event."""
+        completion = sum(self._tokens.values())
+        return {
+            "prompt_tokens": self._prompt_tokens,
+            "completion_tokens": completion,
+            "total_tokens": self._prompt_tokens + completion,
+        }
 
 
 @dataclass(slots=True)
 class _Choice:
+    form: Form
     reasoning: list[str] = field(default_factory=list)
     content: list[str] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
     calls: dict[int, Json] = field(default_factory=dict)
     reason: str | None = None
 
@@ -197,10 +140,11 @@ class _Choice:
             self.reasoning.append(event.text)
         elif isinstance(event, ContentDelta):
             self.content.append(event.text)
+            self.logprobs += event.logprobs
         elif isinstance(event, ToolCallDelta):
             self._add_call(event)
         elif isinstance(event, Finished):
-            self.reason = event.reason
+            self.reason = self.form.reason(event)
 
     def _add_call(self, event: ToolCallDelta) -> None:
         empty = {"id": None, "type": "function", "function": {"name": "", "arguments": ""}}
@@ -210,7 +154,7 @@ class _Choice:
         call["function"]["arguments"] += event.arguments
 
     def json(self, index: int) -> Json:
-        content = "".join(self.content)
+        content = self.form.prefix + "".join(self.content)
         message: Json = {
             "role": "assistant",
             "content": None if self.calls and not content else content,
@@ -219,23 +163,31 @@ class _Choice:
         }
         if self.reasoning:
             message["reasoning_content"] = "".join(self.reasoning)
-        if self.calls:
-            message["tool_calls"] = [call for _, call in sorted(self.calls.items())]
+        calls = [call for _, call in sorted(self.calls.items())]
+        if calls and self.form.functions:
+            message["function_call"] = calls[0]["function"]
+        elif calls:
+            message["tool_calls"] = calls
         return {
             "index": index,
             "message": message,
-            "logprobs": None,
+            "logprobs": logprobs_json(self.logprobs) if self.form.logprobs else None,
             "finish_reason": self.reason,
         }
+
+
+def logprobs_json(tokens: list[TokenLogprob] | tuple[TokenLogprob, ...]) -> Json:
+    """A choice's `logprobs` where they were asked for."""
+    return {"content": chat_logprobs(tokens), "refusal": None}
 
 
 class Whole:
     """Gathers the events of an answer that is sent in one piece."""
 
-    def __init__(self, answer: Answer, n: int) -> None:
+    def __init__(self, answer: Answer, form: Form) -> None:
         self._answer = answer
-        self._choices = [_Choice() for _ in range(n)]
-        self._tally = Tally(n)
+        self._choices = [_Choice(form) for _ in range(form.n)]
+        self._tally = Tally(form.n)
 
     def add(self, event: Event) -> None:
         self._tally.add(event)

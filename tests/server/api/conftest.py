@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -15,8 +15,8 @@ import pytest
 import uvicorn
 
 from server.app import create_app
-from server.engine import GenerationDefaults, GenerationRequest, Health, ModelInfo
-from server.engine.errors import EngineError
+from server.engine import GenerationDefaults, GenerationRequest, Health, ModelInfo, Rendered
+from server.engine.errors import EngineError, InvalidRequest
 from server.engine.events import (
     CacheReport,
     ContentDelta,
@@ -93,11 +93,18 @@ class ScriptedStream:
         self.cancelled.set()
 
 
+CONTROLS = ("<|im_end|>", "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
+FIRST_CONTROL = 256
+
+
 @dataclass
 class ScriptedEngine:
-    """Plays `script` for every request it takes; `refusal` is raised instead when set."""
+    """Plays `script` for every request it takes (with `scripts`, each in its turn); `refusal` is
+    raised instead when set. Its tokens are the bytes of UTF-8, and `controls` from 256 on."""
 
     script: list[Any] = field(default_factory=answer)
+    scripts: list[list[Any]] = field(default_factory=list)
+    controls: tuple[str, ...] = CONTROLS
     refusal: Exception | None = None
     status: Any = "ready"
     reason: str | None = None
@@ -129,9 +136,41 @@ class ScriptedEngine:
         if self.refusal is not None:
             raise self.refusal
         request.check()
+        script = self.scripts[len(self.requests)] if self.scripts else self.script
         self.requests.append(request)
-        self.streams.append(ScriptedStream(list(self.script)))
+        self.streams.append(ScriptedStream(list(script)))
         return self.streams[-1]
+
+    async def render(self, request: GenerationRequest) -> Rendered:
+        request.check()
+        turns = [f"<{m['role']}>{m['content']}" for m in request.messages]
+        text = "".join(turns) + ("" if request.continue_final else "<answer>")
+        if request.prompt is not None and not isinstance(request.prompt, str):
+            return Rendered(await self.detokenize(request.prompt), list(request.prompt))
+        text = text if request.prompt is None else request.prompt
+        return Rendered(text, await self.tokenize(text))
+
+    async def tokenize(self, text: str, *, special: bool = True) -> list[int]:
+        tokens: list[int] = []
+        while text:
+            found = [c for c in self.controls if special and text.startswith(c)]
+            taken = found[0] if found else text[0]
+            control = [FIRST_CONTROL + self.controls.index(c) for c in found]
+            tokens += control or list(taken.encode())
+            text = text[len(taken) :]
+        return tokens
+
+    async def detokenize(self, tokens: Sequence[int]) -> str:
+        return b"".join(map(self._bytes, tokens)).decode("utf-8", "replace")
+
+    async def token_texts(self, tokens: Sequence[int]) -> list[str]:
+        return [self._bytes(token).decode("utf-8", "replace") for token in tokens]
+
+    def _bytes(self, token: int) -> bytes:
+        if not 0 <= token < FIRST_CONTROL + len(self.controls):
+            raise InvalidRequest(f"tokens must be token ids; got {token}.", "tokens")
+        control = token - FIRST_CONTROL
+        return bytes([token]) if control < 0 else self.controls[control].encode()
 
 
 @dataclass

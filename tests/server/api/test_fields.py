@@ -50,12 +50,21 @@ def test_null_is_absent(served):
         "seed", "logit_bias", "stop", "max_tokens", "max_completion_tokens", "stream",
         "stream_options", "reasoning_effort", "reasoning", "thinking", "tools", "tool_choice",
         "response_format", "logprobs", "top_logprobs", "chat_template_kwargs", "model", "functions",
+        "function_call", "parallel_tool_calls", "guided_json", "guided_regex", "guided_choice",
+        "guided_grammar", "structured_outputs", "json_schema", "grammar", "prompt_cache_key",
+        "continue_final_message", "add_generation_prompt", "echo", "modalities",
     ]  # fmt: skip
     assert served.request(**dict.fromkeys(names)) == served.request()
 
 
 def test_unknown_fields_are_ignored(served):
-    extra = {"store": True, "metadata": {}, "parallel_tool_calls": True, "user": 3, "zzz": [1]}
+    extra = {
+        "store": True, "metadata": {"a": "b"}, "parallel_tool_calls": True, "user": 3, "zzz": [1],
+        "service_tier": "flex", "prediction": {"type": "content", "content": "x"}, "audio": None,
+        "safety_identifier": "s", "verbosity": "low", "web_search_options": {}, "moderation": {},
+        "prompt_cache_retention": "24h", "prompt_cache_options": {}, "logprobs": False,
+        "top_logprobs": 0, "response_format": {"type": "text"}, "modalities": ["text"],
+    }  # fmt: skip
     assert served.request(**extra) == served.request()
 
 
@@ -121,6 +130,17 @@ def test_stops(served, stop, stops):
         ("stream", "yes", "stream must be true, false or null; got 'yes'."),
         ("stream_options", True, "an object"),
         ("messages", [], "non-empty"),
+        ("messages", [{}] * 10_001, "up to 10000 messages; got a list of 10001"),
+        ("top_logprobs", 21, "from 0 to 20"),
+        ("top_logprobs", 3, "needs logprobs"),
+        ("logprobs", 1, "true, false or null"),
+        ("parallel_tool_calls", "no", "true, false or null"),
+        ("prompt_cache_key", "k" * 1025, "up to 1024 characters"),
+        ("functions", {}, "a list of functions"),
+        ("function_call", {"name": "f"}, "function_call needs functions"),
+        ("add_generation_prompt", False, "only with continue_final_message"),
+        ("continue_final_message", True, "a last message of the assistant"),
+        ("echo", True, "needs continue_final_message"),
         ("messages", "hi", "got 'hi'"),
         ("messages", None, "got null"),
         ("tools", {}, "a list"),
@@ -170,29 +190,6 @@ def test_template_options_are_a_closed_list(served, key):
     error = refused(served, chat_template_kwargs={key: True})
     assert f"chat_template_kwargs.{key} is not supported" in error["message"]
     assert "enable_thinking, preserve_thinking" in error["message"]
-
-
-@pytest.mark.parametrize(
-    ("fields", "param"),
-    [
-        ({"logprobs": True}, "logprobs"),
-        ({"top_logprobs": 3}, "top_logprobs"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
-        ({"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format"),
-        ({"response_format": "json"}, "response_format"),
-        ({"functions": [{"name": "f"}]}, "functions"),
-        ({"tool_choice": "required"}, "tool_choice"),
-        ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice"),
-    ],
-)
-def test_unsupported_is_said(served, fields, param):
-    error = refused(served, **fields)
-    assert (error["param"], error["code"]) == (param, "unsupported_parameter")
-
-
-def test_harmless_forms_of_unsupported_fields(served):
-    same = {"logprobs": False, "top_logprobs": 0, "response_format": {"type": "text"}}
-    assert served.request(**same, modalities=["text"]) == served.request()
 
 
 OFF = Thinking(enabled=False)

@@ -179,7 +179,7 @@ def test_tools_reach_the_engine(served):
     others = [{"type": "web_search"}, {"type": "namespace", "tools": []}, {"type": "custom"}]
     assert served.request(tools=[WEATHER, *others]).tools == [WEATHER]
     assert served.request(tools=[WEATHER], tool_choice="auto").tools == [WEATHER]
-    assert served.request(tools=[WEATHER], tool_choice="none").tools is None
+    assert served.request(tools=[WEATHER], tool_choice="none").tools == [WEATHER]
     assert served.request(tools=others).tools is None
     assert served.request(tools=[]).tools is None
 
@@ -194,6 +194,11 @@ def test_tools_reach_the_engine(served):
         ({"type": "function", "function": {"name": "</tool>"}}, "tools[0].function.name"),
         ({"function": {"name": "f", "parameters": []}}, "tools[0].function.parameters"),
         ({"function": {"name": "f", "description": 1}}, "tools[0].function.description"),
+        ({"function": {"name": "f", "strict": "yes"}}, "tools[0].function.strict"),
+        ({"type": "function", "name": "a b"}, "tools[0].name"),
+        ({"type": "namespace", "name": "n"}, "tools[0].tools"),
+        ({"type": "namespace", "name": "a b", "tools": [WEATHER]}, "tools[0].name"),
+        ({"type": "namespace", "name": "n", "tools": [1]}, "tools[0].tools[0]"),
     ],
 )
 def test_bad_tools_are_named(served, tool, param):
