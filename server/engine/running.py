@@ -148,7 +148,8 @@ class Running:
         if hit is not None:
             generation.restore(hit.spans, hit.snapshot, self._tokens[: hit.length])
             self._cached = hit.length
-        self._save_at = save_points(prompt.boundaries, self._cached, self._last)
+        branch = None if extends else common
+        self._save_at = save_points(prompt.boundaries, self._cached, self._last, branch)
         report = cache_report(
             prompt, reused=self._cached, common=max(common, self._cached), extends=extends
         )

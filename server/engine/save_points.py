@@ -6,14 +6,22 @@ Knows token counts only.
 from __future__ import annotations
 
 LAST_SNAPSHOTS = 3
+LEAST_BRANCH = 64  # tokens
+BEFORE_BRANCH = 16  # of two times of day, the first digits may agree by chance
 FIXED_CHUNK = 256
 
 
-def save_points(boundaries: tuple[int, ...], cached: int, last: int) -> list[int]:
+def save_points(
+    boundaries: tuple[int, ...], cached: int, last: int, branch: int | None = None
+) -> list[int]:
     """Token counts at which to take a snapshot while feeding tokens [cached, last): the end of the
-    prompt's head, and the last few message ends."""
-    wanted = [*boundaries[:1], *boundaries[1:][-LAST_SNAPSHOTS:]]
-    return [end for end in wanted if cached < end <= last]
+    prompt's head, and the last few message ends; and shortly before `branch`, where the prompt
+    departs from all that is held, when a good many tokens before it are computed again: what varies
+    inside a message (a time in the instructions) will vary there the next time too."""
+    wanted = {*boundaries[:1], *boundaries[1:][-LAST_SNAPSHOTS:]}
+    if branch is not None and branch - BEFORE_BRANCH - cached >= LEAST_BRANCH:
+        wanted.add(branch - BEFORE_BRANCH)
+    return sorted(end for end in wanted if cached < end <= last)
 
 
 def fixed_chunk_end(boundaries: tuple[int, ...], start: int, last: int) -> int:

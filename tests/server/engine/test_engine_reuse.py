@@ -138,3 +138,21 @@ def test_deterministic_gives_exactly_the_same_alone_together_and_cached() -> Non
         assert list(together) == alone
 
     run(check, deterministic=True)
+
+
+def test_what_stands_before_a_date_inside_the_instructions_is_found_the_third_time() -> None:
+    async def test(engine: Engine) -> None:
+        reused = []
+        for time in ("09:14", "09:15", "10:31", "11:47"):
+            chat = Chat(thinking=Thinking(False))
+            rules = "Be brief and kind. " * 40
+            chat.messages = [
+                {"role": "system", "content": f"{rules}It is {time}. {rules}Obey."},
+            ]
+            _, finished, report = await chat.say(engine, "What is the capital of France?")
+            reused.append(report.reused)
+            half = finished.usage.prompt_tokens // 2
+        assert reused[:2] == [0, 0]
+        assert min(reused[2:]) > half - 40
+
+    run(test)

@@ -19,6 +19,13 @@ def test_the_head_and_the_last_messages_are_kept() -> None:
     assert LAST_SNAPSHOTS == 3
 
 
+def test_a_branch_inside_a_message_is_kept_when_much_stands_before_it() -> None:
+    assert save_points((1000, 1020), 0, 1030, 500) == [484, 1000, 1020]
+    assert save_points((1000, 1020), 0, 1030, 20) == [1000, 1020]
+    assert save_points((1000, 1020), 490, 1030, 500) == [1000, 1020]
+    assert save_points((1000, 1020), 0, 1030, 1036) == [1000, 1020]
+
+
 @given(ends=boundaries, more=st.integers(1, 700))
 def test_a_prompt_is_cut_the_same_whatever_was_cached(ends: tuple[int, ...], more: int) -> None:
     last = ends[-1] + more
