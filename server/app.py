@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
 from server import __version__, middleware
-from server.api import chat, errors, health, models
+from server.api import chat, completions, errors, health, models, tokenize
 from server.api.cache_wire import CACHE_HEADER
 from server.api.serving import Serving
 from server.engine.errors import EngineError
@@ -38,7 +38,7 @@ def create_app(settings: Settings, engine: Serving) -> ASGIApp:
     )
     app.state.settings = settings
     app.state.engine = engine
-    for module in (chat, models, health):
+    for module in (chat, completions, tokenize, models, health):
         app.include_router(module.router)
 
     layers: ASGIApp = app

@@ -16,13 +16,14 @@ from starlette.responses import Response
 from server.api.answering import streamed, whole
 from server.api.body import read_object
 from server.api.caller import session_of, tenant_of
-from server.api.chat_chunks import Chunks, Frames
+from server.api.chat_chunks import Chunks
 from server.api.chat_schema import ChatRequest, parse_chat
 from server.api.chat_wire import Answer, Form, Whole
 from server.api.effort import thinking_of
 from server.api.errors import ApiError
 from server.api.messages import template_messages
 from server.api.models import check_model
+from server.api.openai_frames import Frames
 from server.api.response_format import grammar_of
 from server.api.sampling_fields import sampling_of
 from server.api.serving import engine_of, settings_of

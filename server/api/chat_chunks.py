@@ -8,10 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from server.api import sse
 from server.api.chat_wire import Answer, Form, Json, Tally, logprobs_json
-from server.api.errors import engine_error_body
-from server.engine.errors import EngineError
 from server.engine.events import (
     ContentDelta,
     Event,
@@ -21,27 +18,6 @@ from server.engine.events import (
     TokenLogprob,
     ToolCallDelta,
 )
-
-
-class Frames:
-    """A streamed answer as frames: its chunks, then `[DONE]`."""
-
-    def __init__(self, chunks: Chunks) -> None:
-        self._chunks = chunks
-
-    def add(self, event: Event) -> Iterator[bytes]:
-        return map(sse.frame, self._chunks.add(event))
-
-    @property
-    def complete(self) -> bool:
-        return self._chunks.complete
-
-    def closing(self) -> Iterator[bytes]:
-        yield from map(sse.frame, self._chunks.closing())
-        yield sse.DONE
-
-    def failed(self, error: EngineError) -> Iterator[bytes]:
-        yield sse.frame(engine_error_body(error)[1])
 
 
 class Chunks:

@@ -37,16 +37,19 @@ class Answer:
     model: str
     created: int
     id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
+    service_tier: str | None = SERVICE_TIER
 
     def head(self, kind: str) -> Json:
-        return {
+        head: Json = {
             "id": self.id,
             "object": kind,
             "created": self.created,
             "model": self.model,
-            "service_tier": SERVICE_TIER,
             "system_fingerprint": FINGERPRINT,
         }
+        if self.service_tier is not None:
+            head["service_tier"] = self.service_tier
+        return head
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,13 @@
 """GET /v1/models and /v1/models/{id}, and the policy on model names.
 
-One model is loaded and answers whatever name a request gives, since clients send all kinds;
+Cards and lists have OpenAI's fields and Anthropic's, so that either's client can read them. One
+model is loaded and answers whatever name a request gives, since clients send all kinds;
 answers carry the served name. With strict names an unknown one is a 404.
 """
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import APIRouter
@@ -34,6 +36,7 @@ def _not_found(name: str, info: ModelInfo) -> ApiError:
 
 
 def _card(info: ModelInfo) -> dict[str, Any]:
+    created = datetime.fromtimestamp(info.created, UTC)
     return {
         "id": info.id,
         "object": "model",
@@ -41,20 +44,33 @@ def _card(info: ModelInfo) -> dict[str, Any]:
         "owned_by": "mxserve",
         "context_length": info.context_length,
         "max_model_len": info.context_length,
+        "type": "model",
+        "display_name": info.id,
+        "created_at": created.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "max_input_tokens": info.context_length,
+        "max_tokens": info.context_length,
     }
 
 
 @router.get("/v1/models")
 @router.get("/v1/models/", include_in_schema=False)
 @router.get("/models", include_in_schema=False)
+@router.get("/models/", include_in_schema=False)
 async def models(request: Request) -> dict[str, Any]:
-    return {"object": "list", "data": [_card(engine_of(request).info)]}
+    card = _card(engine_of(request).info)
+    return {
+        "object": "list",
+        "data": [card],
+        "has_more": False,
+        "first_id": card["id"],
+        "last_id": card["id"],
+    }
 
 
 @router.get("/v1/models/{name:path}")
 @router.get("/models/{name:path}", include_in_schema=False)
 async def one_model(request: Request, name: str) -> dict[str, Any]:
     info = engine_of(request).info
-    if name != info.id:
+    if name.removesuffix("/") != info.id:
         raise _not_found(name, info)
     return _card(info)
