@@ -6,9 +6,11 @@ decode step, so that everything around these two calls is what users run.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +25,7 @@ class Killed(BaseException):
 
 class Faults:
     """Counted faults go off as often as their file's number says; `hold`, `slow` and `slow-disk`
-    (seconds) last as long as their file is there. Every call is written to the file `calls`."""
+    (seconds), and `full-disk`, last as long as their file is there. Every call is written to the file `calls`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -49,6 +51,10 @@ class Faults:
         path = self._folder / name
         if path.exists():
             time.sleep(float(path.read_text()))
+
+    def on(self, name: str) -> bool:
+        """Whether lasting fault `name` is on."""
+        return (self._folder / name).exists()
 
     def take(self, name: str) -> bool:
         """Whether fault `name` goes off now."""
@@ -87,6 +93,14 @@ def install(faults: Faults) -> None:
 
     Generation.prefill, Decoder.step = faulty_prefill, faulty_step
     os.fsync = slow_fsync
+    write = os.write
+
+    def full_write(file: int, data: Any) -> int:
+        if threading.current_thread().name == "mxserve-cache-writer" and faults.on("full-disk"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(file, data)
+
+    os.write = full_write
 
 
 def shrink_buffers() -> None:

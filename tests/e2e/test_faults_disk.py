@@ -83,3 +83,16 @@ def test_the_cap_holds(start_faulty, tmp_path):
     wait_for(lambda: server.health()["disk_cache_bytes"] > 0)
     stopped(server)
     assert sum(path.stat().st_size for path in kept(tmp_path)) <= cap
+
+
+def test_a_full_disk_ends_writing_and_nothing_else(start_faulty, tmp_path):
+    server = start_faulty("--disk-cache", str(tmp_path))
+    server.arm("full-disk")
+    server.ask(COUNT)
+    wait_for(lambda: "No space left" in server.server.output)
+    assert server.serves()
+    assert cached(server.ask(COUNT)) > 0
+    assert server.health()["status"] == "ok"
+    assert server.health()["disk_cache_bytes"] == 0
+    assert not list(tmp_path.rglob("*.safetensors"))
+    assert "no longer written to" in stopped(server)
