@@ -10,6 +10,7 @@ import argparse
 import importlib
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -19,11 +20,11 @@ from typing import Any
 from server.bench import peers, report, servers, workloads
 from server.bench.client import BenchError, ChatClient
 from server.bench.ideal import end_tokens
+from server.bench.servers import DEMO, OURS
 from server.bench.workloads import Measurement
 
 DEFAULT_SIZES = (128, 928, 3000)
 MODES = {"replay": "server.bench.replay_command", "serve": "server.bench.serve_command"}
-DEMO = Path(__file__).resolve().parents[2] / "model" / "demo" / "checkpoint"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -111,10 +112,12 @@ def _measure(
             started.append(servers.own_server(folder))
         if options.vs:
             peer = peers.PEERS[options.vs]
-            started.append(peers.peer_server(peer, folder or DEMO, openblas=options.vs_openblas))
+            home = Path(open_.enter_context(tempfile.TemporaryDirectory(prefix="mxserve-bench-")))
+            blas = options.vs_openblas
+            started.append(peers.peer_server(peer, folder or DEMO, home=home, openblas=blas))
         clients: dict[str, ChatClient] = {}
         if options.url:
-            clients["mxserve"] = open_.enter_context(ChatClient(options.url, api_key=key))
+            clients[OURS] = open_.enter_context(ChatClient(options.url, api_key=key))
         for server in started:
             say(f"starting {server.name}")
             open_.enter_context(server)

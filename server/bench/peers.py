@@ -7,31 +7,31 @@ from their caches. Nothing of what is then sent to one.
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from server.bench.client import BenchError
-from server.bench.servers import ServerProcess, free_port
+import httpx
 
-# Only this one of them hides the cached tokens from its usage; a request without a hit has no
-# number behind "cached".
-_VLLM_FETCH = re.compile(r"\[cache_fetch\].*?(?:HIT.*?cached=(\d+)|MISS)")
+from server.bench.client import BenchError
+from server.bench.servers import DEMO, OURS, ServerProcess, free_port, own_server
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A package that serves the same checkpoints. `arguments` come before model and port."""
+    """A package that serves the same checkpoints. `arguments` come before model and port.
+
+    counts_saved: its usage hides its cache, but GET /v1/status sums up what the cache saved.
+    """
 
     name: str
     version: str
     arguments: tuple[str, ...]
     model_flag: tuple[str, ...] = ()
     model_name: str | None = None
-    cached_in_log: re.Pattern[str] | None = None
+    counts_saved: bool = False
 
     @property
     def title(self) -> str:
@@ -57,36 +57,68 @@ PEERS = {
                 *("--reasoning-parser", "qwen3"),
                 *("--enable-auto-tool-choice", "--tool-call-parser", "qwen3_xml"),
             ),
-            cached_in_log=_VLLM_FETCH,
+            counts_saved=True,
         ),
     )
 }
 
 
-def peer_server(peer: Peer, model: Path, *, openblas: bool) -> ServerProcess:
+def peer_server(peer: Peer, model: Path, *, home: Path, openblas: bool) -> ServerProcess:
     """The peer's server on the same folder; installs it first when it is not there.
 
+    home: its home folder: what it keeps on disk must not come from the last measurement.
     openblas: on Linux, put OpenBLAS in front of the wheel's reference BLAS, as mxserve does.
     Raises BenchError when it cannot be installed.
     """
     port = free_port()
     command = [str(_python(peer)), *peer.arguments, *peer.model_flag, str(model)]
     command += ["--port", str(port)]
-    extra = {"LD_PRELOAD": "libopenblas.so.0"} if openblas and sys.platform == "linux" else {}
-    name = f"{peer.name}+openblas" if extra else peer.name
-    return ServerProcess(name, command, port, model_name=peer.model_name, environment=extra)
+    preload = openblas and sys.platform == "linux"
+    return ServerProcess(
+        f"{peer.name}+openblas" if preload else peer.name,
+        command,
+        port,
+        model_name=peer.model_name,
+        environment={
+            "HOME": str(home),
+            **({"LD_PRELOAD": "libopenblas.so.0"} if preload else {}),
+        },
+    )
+
+
+def contender(
+    name: str,
+    folder: Path | None,
+    *,
+    scratch: Path,
+    flags: Sequence[str] = (),
+    openblas: bool = False,
+) -> ServerProcess:
+    """mxserve's own server, or a peer's, not started yet, on a checkpoint's folder (None: the
+    demo's). What it keeps on disk goes to `scratch`. flags: for mxserve; openblas: for a peer.
+    """
+    if name == OURS:
+        return own_server(folder, flags=flags, disk_cache=scratch)
+    return peer_server(PEERS[name], folder or DEMO, home=scratch, openblas=openblas)
 
 
 def cached_reader(peer: Peer, server: ServerProcess) -> Callable[[], int | None] | None:
-    """Reads from the server's log what its last request took from the cache; None for a peer whose
-    usage says it."""
-    pattern = peer.cached_in_log
-    if pattern is None:
+    """Says, asked after every request, what the cache saved since it was asked last; None for a
+    peer whose usage says it."""
+    if not peer.counts_saved:
         return None
+    before = 0
 
     def read() -> int | None:
-        found = server.last_in_log(pattern)
-        return None if found is None else int(found[1] or 0)
+        nonlocal before
+        try:
+            status = httpx.get(f"{server.url}/v1/status", timeout=30.0).raise_for_status().json()
+            saved = int(status["cache"]["tokens_saved"])
+        except (httpx.HTTPError, ValueError, LookupError, TypeError):
+            return None
+        since = saved - before if saved >= before else saved  # it was restarted
+        before = saved
+        return since
 
     return read
 

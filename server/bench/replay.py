@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 import httpx
@@ -82,8 +82,8 @@ class Request:
 class ChatTarget:
     """A server at an address. Use as a context manager.
 
-    cached_in_log: for a server whose usage hides its cache: reads the number for the request just
-    answered from elsewhere.
+    cached: for a server whose usage hides its cache: says what the request just answered took from
+    it.
     """
 
     def __init__(
@@ -92,11 +92,11 @@ class ChatTarget:
         *,
         model: str | None = None,
         limit_s: float = REQUEST_LIMIT_S,
-        cached_in_log: Callable[[], int | None] | None = None,
+        cached: Callable[[], int | None] | None = None,
     ) -> None:
         self._http = httpx.Client(base_url=url, timeout=httpx.Timeout(limit_s, connect=5.0))
         self._model = model
-        self._cached_in_log = cached_in_log
+        self._cached = cached
 
     def __enter__(self) -> ChatTarget:
         return self
@@ -116,15 +116,8 @@ class ChatTarget:
             found = read_reply(reply.json(), reply.headers.get("x-mxserve-cache"))
         except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
             raise BenchError(f"{type(error).__name__}: {error}") from error
-        if found.cached_tokens is None and self._cached_in_log is not None:
-            cached = self._cached_in_log()
-            return Reply(
-                found.answer,
-                found.finish_reason,
-                found.prompt_tokens,
-                found.completion_tokens,
-                cached,
-            )
+        if found.cached_tokens is None and self._cached is not None:
+            return replace(found, cached_tokens=self._cached())
         return found
 
 

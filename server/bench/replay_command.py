@@ -17,13 +17,12 @@ from typing import Any
 
 from server.bench import chart, peers, replay_report, report, trace
 from server.bench.client import BenchError
-from server.bench.command import DEMO, checkpoint_folder, say
+from server.bench.command import checkpoint_folder, say
 from server.bench.ideal import PromptText
 from server.bench.replay import REQUEST_LIMIT_S, ChatTarget, Replay, replay
-from server.bench.servers import ServerProcess, own_server
+from server.bench.servers import DEMO, OURS, ServerProcess
 from server.bench.trace import Trace
 
-OURS = "mxserve"
 KILL_AFTER_S = 3.0
 
 
@@ -73,27 +72,28 @@ def main(argv: Sequence[str]) -> int:
 def _run(options: argparse.Namespace) -> int:
     names = list(trace.builtin()) if options.traces == ["all"] else options.traces
     traces = [trace.find(name) for name in names]
-    folder = checkpoint_folder(options.model) or DEMO
-    prompts = PromptText(folder)
+    folder = checkpoint_folder(options.model)
+    prompts = PromptText(folder or DEMO)
     before = report.load_average()
     measured: list[tuple[Trace, dict[str, Replay]]] = []
+    receipt: dict[str, Any] = {}
     for one in traces:
         replays = {
             server: _replay(options, one, folder, prompts, server)
-            for server in (OURS, *dict.fromkeys(options.vs))
+            for server in dict.fromkeys([OURS, *options.vs])
         }
         measured.append((one, replays))
         if not options.json:
             restarted = options.restart is not None
             print(replay_report.table(one, replays, restarted=restarted), end="\n\n", flush=True)
-    receipt = {
-        "machine": report.machine(),
-        "versions": report.versions(),
-        "conditions": _conditions(options, before),
-        "traces": [replay_report.figures_json(*pair) for pair in measured],
-    }
-    if options.output is not None:
-        options.output.write_text(report.as_text(receipt) + "\n", encoding="utf-8")
+        receipt = {
+            "machine": report.machine(),
+            "versions": report.versions(),
+            "conditions": _conditions(options, before),
+            "traces": [replay_report.figures_json(*pair) for pair in measured],
+        }
+        if options.output is not None:  # a later trace may fail
+            options.output.write_text(report.as_text(receipt) + "\n", encoding="utf-8")
     if options.plot is not None:
         panels = [replay_report.panel(*pair) for pair in measured]
         options.plot.write_text(chart.svg(panels), encoding="utf-8")
@@ -120,23 +120,23 @@ def _conditions(options: argparse.Namespace, before: list[float]) -> dict[str, A
 
 
 def _replay(
-    options: argparse.Namespace, one: Trace, folder: Path, prompts: PromptText, name: str
+    options: argparse.Namespace, one: Trace, folder: Path | None, prompts: PromptText, name: str
 ) -> Replay:
     with ExitStack() as open_:
-        cached = None
-        if name == OURS:
-            disk = Path(open_.enter_context(tempfile.TemporaryDirectory(prefix="mxserve-bench-")))
-            model = folder if options.model else None
-            server = own_server(model, flags=options.serve_flag, disk_cache=disk)
-        else:
-            server = peers.peer_server(peers.PEERS[name], folder, openblas=options.vs_openblas)
-            cached = peers.cached_reader(peers.PEERS[name], server)
+        scratch = Path(open_.enter_context(tempfile.TemporaryDirectory(prefix="mxserve-bench-")))
+        server = peers.contender(
+            name,
+            folder,
+            scratch=scratch,
+            flags=options.serve_flag,
+            openblas=options.vs_openblas,
+        )
         say(f"{one.name}: starting {server.name}")
         open_.enter_context(server)
-        target = ChatTarget(
-            server.url, model=server.model_name, limit_s=options.timeout, cached_in_log=cached
+        reader = None if name == OURS else peers.cached_reader(peers.PEERS[name], server)
+        target = open_.enter_context(
+            ChatTarget(server.url, model=server.called(), limit_s=options.timeout, cached=reader)
         )
-        open_.enter_context(target)
         return replay(
             one,
             target,

@@ -21,14 +21,13 @@ from typing import Any
 
 from server.bench import chart, load, peers, report, serve_report, soak, workloads
 from server.bench.client import BenchError, ChatClient, ChatOptions
-from server.bench.command import DEMO, checkpoint_folder, say
+from server.bench.command import checkpoint_folder, say
 from server.bench.ideal import end_tokens
 from server.bench.serve_report import Rounds
-from server.bench.servers import ServerProcess, own_server
+from server.bench.servers import DEMO, OURS
 from server.bench.streams import StreamClient
 from server.bench.workloads import Filler
 
-OURS = "mxserve"
 STREAMS = (1, 2, 4, 8, 16)
 ANSWER_TOKENS = 128
 ENDLESS_TOKENS = 16_384
@@ -41,7 +40,7 @@ class Server:
     """One that is measured. pid: None when somebody else started it."""
 
     url: str
-    model: str | None
+    model: str
     api_key: str | None
     pid: int | None
 
@@ -112,27 +111,26 @@ def main(argv: Sequence[str]) -> int:
 
 def _start(options: argparse.Namespace, folder: Path | None, open_: ExitStack) -> dict[str, Server]:
     found: dict[str, Server] = {}
-    started: list[ServerProcess] = []
+    names = list(dict.fromkeys(options.vs))
     if options.url:
-        found[OURS] = Server(options.url, None, os.environ.get("MXSERVE_API_KEY"), None)
+        key = os.environ.get("MXSERVE_API_KEY")
+        with ChatClient(options.url, api_key=key) as client:
+            found[OURS] = Server(options.url, client.model_id(), key, None)
     else:
-        disk = Path(open_.enter_context(tempfile.TemporaryDirectory(prefix="mxserve-bench-")))
-        started.append(own_server(folder, flags=options.serve_flag, disk_cache=disk))
-    for name in dict.fromkeys(options.vs):
-        peer = peers.PEERS[name]
-        started.append(peers.peer_server(peer, folder or DEMO, openblas=options.vs_openblas))
-    for server in started:
+        names.insert(0, OURS)
+    for name in names:
+        scratch = Path(open_.enter_context(tempfile.TemporaryDirectory(prefix="mxserve-bench-")))
+        server = peers.contender(
+            name,
+            folder,
+            scratch=scratch,
+            flags=options.serve_flag,
+            openblas=options.vs_openblas,
+        )
         say(f"starting {server.name}")
         open_.enter_context(server)
-        found[server.name] = Server(server.url, server.model_name, None, server.pid)
-    return {name: _named(server) for name, server in found.items()}
-
-
-def _named(server: Server) -> Server:
-    if server.model is not None:
-        return server
-    with ChatClient(server.url, api_key=server.api_key) as client:
-        return Server(server.url, client.model_id(), server.api_key, server.pid)
+        found[server.name] = Server(server.url, server.called(), None, server.pid)
+    return found
 
 
 def _load(options: argparse.Namespace, servers: dict[str, Server], banned: tuple[int, ...]) -> int:

@@ -6,7 +6,6 @@ Knows processes, ports and logs. Nothing of other servers (peers.py) or of what 
 from __future__ import annotations
 
 import os
-import re
 import socket
 import subprocess
 import sys
@@ -20,8 +19,10 @@ from typing import IO
 
 import httpx
 
-from server.bench.client import BenchError
+from server.bench.client import BenchError, ChatClient
 
+OURS = "mxserve"
+DEMO = Path(__file__).resolve().parents[2] / "model" / "demo" / "checkpoint"
 START_LIMIT_S = 600.0
 STOP_LIMIT_S = 60.0
 
@@ -70,16 +71,15 @@ class ServerProcess:
         if self._log is not None:
             self._log.close()
 
+    def called(self) -> str:
+        """What requests call the model. Raises BenchError when the server does not say."""
+        with ChatClient(self.url, model=self.model_name) as client:
+            return client.model_id()
+
     def restart(self, *, kill: bool = False) -> None:
         """Ends the process, by SIGTERM or as a crash would, and starts it again on its port."""
         self._stop(kill=kill)
         self._start()
-
-    def last_in_log(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
-        """The last match in what it printed so far."""
-        assert self._log is not None  # noqa: S101 - set in __enter__
-        found = list(pattern.finditer(self._read_log()))
-        return found[-1] if found else None
 
     def _start(self) -> None:
         self._process = subprocess.Popen(  # noqa: S603 - our own command line
@@ -112,13 +112,11 @@ class ServerProcess:
         raise BenchError(f"{self.name} was not ready in {START_LIMIT_S:.0f} s:\n{self._log_tail()}")
 
     def _log_tail(self) -> str:
-        return "\n".join(self._read_log().splitlines()[-15:])
-
-    def _read_log(self) -> str:
-        """All of it, read without moving the place where the process writes."""
+        """The last lines, read without moving the place where the process writes."""
         assert self._log is not None  # noqa: S101 - set in __enter__
         descriptor = self._log.fileno()
-        return os.pread(descriptor, os.fstat(descriptor).st_size, 0).decode(errors="replace")
+        text = os.pread(descriptor, os.fstat(descriptor).st_size, 0).decode(errors="replace")
+        return "\n".join(text.splitlines()[-15:])
 
     def _stop(self, *, kill: bool = False) -> None:
         if self._process is None or self._process.poll() is not None:
@@ -159,4 +157,4 @@ def own_server(
     if model is not None:
         command += ["--model", str(model)]
     command += ["--disk-cache", "off" if disk_cache is None else str(disk_cache)]
-    return ServerProcess("mxserve", [*command, *flags], port)
+    return ServerProcess(OURS, [*command, *flags], port)
