@@ -13,6 +13,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from server.api.answer_schemas import ChatAnswer
 from server.api.answering import streamed, whole
 from server.api.body import read_object
 from server.api.caller import session_of, tenant_of
@@ -24,6 +25,7 @@ from server.api.errors import ApiError
 from server.api.messages import template_messages
 from server.api.models import check_model
 from server.api.openai_frames import Frames
+from server.api.openapi import operation
 from server.api.response_format import grammar_of
 from server.api.sampling_fields import sampling_of
 from server.api.serving import engine_of, settings_of
@@ -35,7 +37,7 @@ from server.settings import Settings
 router = APIRouter()
 
 
-@router.post("/v1/chat/completions")
+@router.post("/v1/chat/completions", openapi_extra=operation(ChatRequest, ChatAnswer, stream=True))
 @router.post("/v1/chat/completions/", include_in_schema=False)
 @router.post("/chat/completions", include_in_schema=False)
 async def chat_completions(request: Request) -> Response:

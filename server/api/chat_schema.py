@@ -13,8 +13,17 @@ from server.api.effort import ThinkingFields
 from server.api.errors import ApiError
 from server.api.fields import MAX_INT32, SWITCH, TOKEN_LIMIT, parse
 from server.api.openai_fields import OpenAIFields
+from server.api.wire_shapes import FUNCTION, FUNCTION_CALL, MESSAGE, TOOL, TOOL_CHOICE
 
 MAX_MESSAGES = 10_000
+
+
+def _items(item: dict[str, Any], most: int | None = None) -> dict[str, Any]:
+    """The schema of a list of such items, or null."""
+    items: dict[str, Any] = {"type": "array", "items": item}
+    if most is not None:
+        items["maxItems"] = most
+    return {"anyOf": [items, {"type": "null"}]}
 
 
 class ChatRequest(OpenAIFields, ThinkingFields):
@@ -24,17 +33,24 @@ class ChatRequest(OpenAIFields, ThinkingFields):
         min_length=1,
         max_length=MAX_MESSAGES,
         description=f"a non-empty list of up to {MAX_MESSAGES} messages",
+        json_schema_extra={"items": MESSAGE},
     )
     max_tokens: int | None = Field(None, ge=-1, le=MAX_INT32, description=TOKEN_LIMIT)
     max_completion_tokens: int | None = Field(None, ge=-1, le=MAX_INT32, description=TOKEN_LIMIT)
     logprobs: bool | None = Field(None, description=SWITCH)
     top_logprobs: int | None = Field(None, ge=0, le=20, description="an integer from 0 to 20")
-    tools: list[Any] | None = Field(None, description="a list of tools")
-    tool_choice: Any = None
+    tools: list[Any] | None = Field(
+        None, description="a list of tools", json_schema_extra=_items(TOOL)
+    )
+    tool_choice: Any = Field(None, json_schema_extra=TOOL_CHOICE)
     parallel_tool_calls: bool | None = Field(None, description=SWITCH)
-    functions: list[Any] | None = Field(None, description="a list of functions")
-    function_call: Any = None
-    modalities: list[Any] | None = Field(None, description='["text"]')
+    functions: list[Any] | None = Field(
+        None, description="a list of functions", json_schema_extra=_items(FUNCTION)
+    )
+    function_call: Any = Field(None, json_schema_extra=FUNCTION_CALL)
+    modalities: list[Any] | None = Field(
+        None, description='["text"]', json_schema_extra=_items({"const": "text"}, most=1)
+    )
     continue_final_message: bool | None = Field(None, description=SWITCH)
     add_generation_prompt: bool | None = Field(None, description=SWITCH)
     echo: bool | None = Field(None, description=SWITCH)

@@ -14,6 +14,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from server.api.answer_schemas import TextAnswer
 from server.api.answering import streamed, whole
 from server.api.body import read_object
 from server.api.caller import session_of, tenant_of
@@ -25,6 +26,7 @@ from server.api.errors import ApiError
 from server.api.merged import Merged
 from server.api.models import check_model
 from server.api.openai_frames import Frames
+from server.api.openapi import operation
 from server.api.response_format import grammar_of
 from server.api.sampling_fields import sampling_of
 from server.api.serving import EventSource, Serving, engine_of, settings_of
@@ -35,7 +37,7 @@ from server.settings import Settings
 router = APIRouter()
 
 
-@router.post("/v1/completions")
+@router.post("/v1/completions", openapi_extra=operation(CompletionRequest, TextAnswer, stream=True))
 @router.post("/v1/completions/", include_in_schema=False)
 @router.post("/completions", include_in_schema=False)
 async def completions(request: Request) -> Response:

@@ -9,6 +9,7 @@ from pydantic import Field
 from server.api.errors import ApiError
 from server.api.fields import MAX_INT32, SWITCH, parse, shown
 from server.api.openai_fields import OpenAIFields
+from server.api.wire_shapes import PROMPT
 
 DEFAULT_MAX_TOKENS = 16
 MAX_PROMPTS = 1024
@@ -22,7 +23,7 @@ WirePrompt = str | tuple[int, ...]
 class CompletionRequest(OpenAIFields):
     """One request, each value within its range; None where it was left out or null."""
 
-    prompt: Any = Field(description=_PROMPT)
+    prompt: Any = Field(description=_PROMPT, json_schema_extra=PROMPT)
     suffix: str | None = Field(None, description="a string")
     max_tokens: int | None = Field(
         None,

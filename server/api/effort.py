@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field
 
 from server.api.errors import ApiError
 from server.api.fields import MAX_INT32, SWITCH, Fields
+from server.api.wire_shapes import EFFORT
 from server.engine.request import Thinking
 
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
@@ -23,7 +24,7 @@ Budgets = Mapping[str, int | None]
 class Reasoning(Fields):
     """OpenAI's Responses spelling, and OpenRouter's, as some clients send it to chat too."""
 
-    effort: Any = None
+    effort: Any = Field(None, json_schema_extra=EFFORT)
     enabled: bool | None = Field(None, description=SWITCH)
     max_tokens: int | None = Field(None, ge=-1, le=MAX_INT32, description="a number of tokens")
 
@@ -50,7 +51,7 @@ class TemplateOptions(Fields):
 class ThinkingFields(Fields):
     """Every spelling that comes with Chat Completions."""
 
-    reasoning_effort: Any = None
+    reasoning_effort: Any = Field(None, json_schema_extra=EFFORT)
     reasoning: Reasoning | None = Field(None, description="an object")
     thinking: ThinkingOption | None = Field(None, description="an object")
     thinking_budget: int | None = Field(

@@ -13,12 +13,16 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from server import __version__
+from server.api.answer_schemas import AliveAnswer, HealthAnswer
+from server.api.openapi import operation
 from server.api.serving import engine_of
 
 router = APIRouter()
 
+_STATES = operation(answer=HealthAnswer, unavailable=HealthAnswer)
 
-@router.api_route("/health", methods=["GET", "HEAD"])
+
+@router.api_route("/health", methods=["GET", "HEAD"], openapi_extra=_STATES)
 async def health(request: Request) -> Response:
     """200 when requests are taken, else 503 with the status and its reason; with all figures."""
     state = engine_of(request).health()
@@ -27,13 +31,15 @@ async def health(request: Request) -> Response:
     return _told(body, state.status)
 
 
-@router.api_route("/health/ready", methods=["GET", "HEAD"])
+@router.api_route("/health/ready", methods=["GET", "HEAD"], openapi_extra=_STATES)
 async def ready(request: Request) -> Response:
     """200 when requests are taken, else 503; nothing but the status, since it needs no key."""
     return _told({}, engine_of(request).health().status)
 
 
-@router.api_route("/health/live", methods=["GET", "HEAD"])
+@router.api_route(
+    "/health/live", methods=["GET", "HEAD"], openapi_extra=operation(answer=AliveAnswer)
+)
 async def live() -> dict[str, str]:
     """200 as long as the process answers."""
     return {"status": "alive"}
@@ -44,6 +50,6 @@ def _told(body: dict[str, Any], status: str) -> Response:
     return JSONResponse({**body, "status": "ok" if serves else status}, 200 if serves else 503)
 
 
-@router.api_route("/", methods=["GET", "HEAD"])
+@router.api_route("/", methods=["GET", "HEAD"], openapi_extra=operation())
 async def root() -> Response:
     return PlainTextResponse(f"mxserve {__version__}: OpenAI-compatible API under /v1\n")

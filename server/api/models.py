@@ -13,7 +13,9 @@ from typing import Any
 from fastapi import APIRouter
 from starlette.requests import Request
 
+from server.api.answer_schemas import ModelCard, ModelList
 from server.api.errors import ApiError
+from server.api.openapi import operation
 from server.api.serving import engine_of
 from server.engine import ModelInfo
 
@@ -49,10 +51,11 @@ def _card(info: ModelInfo) -> dict[str, Any]:
         "created_at": created.strftime("%Y-%m-%dT%H:%M:%SZ"),
         "max_input_tokens": info.context_length,
         "max_tokens": info.context_length,
+        "lifecycle": "active",
     }
 
 
-@router.get("/v1/models")
+@router.get("/v1/models", openapi_extra=operation(answer=ModelList))
 @router.get("/v1/models/", include_in_schema=False)
 @router.get("/models", include_in_schema=False)
 @router.get("/models/", include_in_schema=False)
@@ -67,7 +70,7 @@ async def models(request: Request) -> dict[str, Any]:
     }
 
 
-@router.get("/v1/models/{name:path}")
+@router.get("/v1/models/{name:path}", openapi_extra=operation(answer=ModelCard))
 @router.get("/models/{name:path}", include_in_schema=False)
 async def one_model(request: Request, name: str) -> dict[str, Any]:
     info = engine_of(request).info

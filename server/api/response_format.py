@@ -14,6 +14,7 @@ from pydantic import Field
 
 from server.api.errors import ApiError
 from server.api.fields import SWITCH, Fields, shown
+from server.api.wire_shapes import RESPONSE_FORMAT
 from server.engine.request import GrammarKind, GrammarSpec
 
 FORMATS = ("text", "json_object", "json_schema")
@@ -32,7 +33,7 @@ _REFUSED_SWITCHES = ("disable_any_whitespace", "disable_additional_properties")
 class GrammarFields(Fields):
     """Every spelling; at most one of them."""
 
-    response_format: Any = None
+    response_format: Any = Field(None, json_schema_extra=RESPONSE_FORMAT)
     guided_json: Any = Field(None, description=_SCHEMA)
     guided_regex: Any = Field(None, description=_TEXT)
     guided_choice: Any = Field(None, description=_CHOICES)

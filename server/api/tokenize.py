@@ -12,13 +12,16 @@ from fastapi import APIRouter
 from pydantic import Field, field_validator
 from starlette.requests import Request
 
+from server.api.answer_schemas import DetokenizeAnswer, TemplateAnswer, TokenizeAnswer
 from server.api.body import read_object
 from server.api.chat import generation_request
-from server.api.chat_schema import parse_chat
+from server.api.chat_schema import ChatRequest, parse_chat
 from server.api.errors import ApiError
 from server.api.fields import MAX_INT32, SWITCH, Fields, parse
 from server.api.models import check_model
+from server.api.openapi import operation
 from server.api.serving import engine_of, settings_of
+from server.api.wire_shapes import MESSAGE, TOKEN
 from server.engine import Rendered
 
 router = APIRouter()
@@ -34,7 +37,11 @@ class TokenizeRequest(Fields):
     model: str | None = Field(None, max_length=1024, description="a string")
     prompt: str | None = Field(None, description="a string")
     content: str | None = Field(None, description="a string")
-    messages: list[Any] | None = Field(None, description="a list of messages")
+    messages: list[Any] | None = Field(
+        None,
+        description="a list of messages",
+        json_schema_extra={"anyOf": [{"type": "array", "items": MESSAGE}, {"type": "null"}]},
+    )
     parse_special: bool | None = Field(None, description=SWITCH)
     return_token_strs: bool | None = Field(None, description=SWITCH)
     with_pieces: bool | None = Field(None, description=SWITCH)
@@ -43,7 +50,9 @@ class TokenizeRequest(Fields):
 class DetokenizeRequest(Fields):
     model: str | None = Field(None, max_length=1024, description="a string")
     tokens: list[int] = Field(
-        max_length=MAX_TOKENS, description=f"a list of up to {MAX_TOKENS} token ids"
+        max_length=MAX_TOKENS,
+        description=f"a list of up to {MAX_TOKENS} token ids",
+        json_schema_extra={"items": TOKEN},
     )
 
     @field_validator("tokens")
@@ -54,7 +63,7 @@ class DetokenizeRequest(Fields):
         return tokens
 
 
-@router.post("/tokenize")
+@router.post("/tokenize", openapi_extra=operation(TokenizeRequest, TokenizeAnswer))
 @router.post("/v1/tokenize", include_in_schema=False)
 async def tokenize(request: Request) -> Json:
     body = await _body(request)
@@ -86,7 +95,7 @@ async def tokenize(request: Request) -> Json:
     return told
 
 
-@router.post("/detokenize")
+@router.post("/detokenize", openapi_extra=operation(DetokenizeRequest, DetokenizeAnswer))
 @router.post("/v1/detokenize", include_in_schema=False)
 async def detokenize(request: Request) -> Json:
     wire = parse(DetokenizeRequest, await _body(request))
@@ -94,7 +103,7 @@ async def detokenize(request: Request) -> Json:
     return {"prompt": text, "content": text}
 
 
-@router.post("/apply-template")
+@router.post("/apply-template", openapi_extra=operation(ChatRequest, TemplateAnswer))
 @router.post("/v1/apply-template", include_in_schema=False)
 async def apply_template(request: Request) -> Json:
     return {"prompt": (await _rendered(request, await _body(request))).text}

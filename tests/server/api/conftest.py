@@ -99,10 +99,11 @@ FIRST_CONTROL = 256
 
 @dataclass
 class ScriptedEngine:
-    """Plays `script` for every request it takes (with `scripts`, each in its turn); `refusal` is
-    raised instead when set. Its tokens are the bytes of UTF-8, and `controls` from 256 on."""
+    """Plays `script` for every request it takes (or what it makes of the request; with `scripts`,
+    each in its turn); `refusal` is raised instead when set. Its tokens are the bytes of UTF-8, and
+    `controls` from 256 on."""
 
-    script: list[Any] = field(default_factory=answer)
+    script: list[Any] | Callable[[GenerationRequest], list[Any]] = field(default_factory=answer)
     scripts: list[list[Any]] = field(default_factory=list)
     controls: tuple[str, ...] = CONTROLS
     refusal: Exception | None = None
@@ -136,7 +137,9 @@ class ScriptedEngine:
         if self.refusal is not None:
             raise self.refusal
         request.check()
-        script = self.scripts[len(self.requests)] if self.scripts else self.script
+        script = self.script(request) if callable(self.script) else self.script
+        if self.scripts:
+            script = self.scripts[len(self.requests)]
         self.requests.append(request)
         self.streams.append(ScriptedStream(list(script)))
         return self.streams[-1]
