@@ -12,13 +12,13 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
 from server import __version__, middleware
-from server.api import chat, completions, errors, health, models, tokenize
+from server.api import anthropic, chat, completions, errors, health, models, openapi, tokenize
 from server.api.cache_wire import CACHE_HEADER
 from server.api.serving import Serving
 from server.engine.errors import EngineError
 from server.settings import Settings
 
-EXPOSED_HEADERS = ["x-request-id", "retry-after", CACHE_HEADER]
+EXPOSED_HEADERS = ["x-request-id", "request-id", "retry-after", CACHE_HEADER]
 
 
 def create_app(settings: Settings, engine: Serving) -> ASGIApp:
@@ -38,8 +38,10 @@ def create_app(settings: Settings, engine: Serving) -> ASGIApp:
     )
     app.state.settings = settings
     app.state.engine = engine
-    for module in (chat, completions, tokenize, models, health):
+    modules = (anthropic, chat, completions, tokenize, models, health, openapi)
+    for module in modules:
         app.include_router(module.router)
+    app.state.routes = [route for module in modules for route in module.router.routes]
 
     layers: ASGIApp = app
     if settings.api_key is not None:

@@ -26,7 +26,8 @@ OPEN_PATHS = ("/health/live", "/health/ready")  # they tell a state, nothing els
 
 
 class RequestId:
-    """Gives every request an id, sends it back as x-request-id, and logs one line for each."""
+    """Gives every request an id, sends it back as x-request-id and request-id (the names that
+    OpenAI's and Anthropic's clients look for), and logs one line for each."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -37,6 +38,7 @@ class RequestId:
             return
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _CLIENT_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
+        scope.setdefault("state", {})["request_id"] = request_id
         began = time.monotonic()
         status = 0
 
@@ -44,7 +46,8 @@ class RequestId:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = headers["request-id"] = request_id
             await send(message)
 
         try:
@@ -68,7 +71,7 @@ class Host:
             host = host_name(Headers(scope=scope).get("host", ""))
             if host not in self._names:
                 text = "The Host header names another server; see --allowed-host."
-                await http_error(403, text)(scope, receive, send)
+                await http_error(scope, 403, text)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
@@ -92,7 +95,7 @@ class Origin:
             origin = headers.get("origin")
             if origin is not None and not self._admits(origin, headers.get("host", "")):
                 text = "Requests of this origin are not allowed; see --cors-origin."
-                await http_error(403, text)(scope, receive, send)
+                await http_error(scope, 403, text)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
@@ -118,6 +121,6 @@ class ApiKey:
             if not hmac.compare_digest(given.encode(), self._key):
                 text = "A valid API key is needed (Authorization: Bearer KEY)."
                 told = {"WWW-Authenticate": "Bearer"}
-                await http_error(401, text, told)(scope, receive, send)
+                await http_error(scope, 401, text, told)(scope, receive, send)
                 return
         await self._app(scope, receive, send)

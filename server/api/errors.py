@@ -1,6 +1,7 @@
-"""Errors as clients see them: {"error": {"message", "type", "param", "code"}} and a status.
+"""Errors as clients see them: a status, and a body in the shape of the dialect whose path it is.
 
-Knows which failure gets which status (one table); does not know who raised it or why.
+Knows which failure gets which status (one table), and the shape of all paths but Anthropic's:
+{"error": {"message", "type", "param", "code"}}. Does not know who raised it or why.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.types import Scope
 
+from server.api import anthropic_errors
 from server.engine import errors as engine
 
 log = logging.getLogger(__name__)
@@ -75,15 +78,37 @@ class ApiError(Exception):
 
 
 def envelope(message: str, kind: Kind, param: str | None = None) -> dict[str, Any]:
-    """The one error body of this server."""
+    """The one error body of this server, but for Anthropic's paths."""
     error = {"message": message, "type": kind.type, "param": param, "code": kind.code}
     return {"error": error}
 
 
-def http_error(status: int, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+def request_id(scope: Scope) -> str | None:
+    """The id that the outermost layer gave the request."""
+    return scope.get("state", {}).get("request_id")
+
+
+def error_response(
+    scope: Scope,
+    message: str,
+    kind: Kind,
+    param: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> JSONResponse:
+    """An error, in the shape of the path that was asked for."""
+    if anthropic_errors.in_dialect(scope["path"]):
+        body = anthropic_errors.error_body(message, kind.status, param, request_id(scope))
+    else:
+        body = envelope(message, kind, param)
+    return JSONResponse(body, kind.status, headers=dict(headers or {}))
+
+
+def http_error(
+    scope: Scope, status: int, message: str, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
     """An error that has a status of its own and no field to name."""
     kind = HTTP_ERRORS.get(status) or Kind(status, BAD_REQUEST, None)
-    return JSONResponse(envelope(message, kind), status, headers=dict(headers or {}))
+    return error_response(scope, message, kind, headers=headers)
 
 
 def engine_error_body(error: engine.EngineError) -> tuple[Kind, dict[str, Any]]:
@@ -100,7 +125,7 @@ def engine_error_body(error: engine.EngineError) -> tuple[Kind, dict[str, Any]]:
 
 async def on_api_error(request: Request, error: ApiError) -> JSONResponse:
     """Handler of ApiError."""
-    return JSONResponse(envelope(error.message, error.kind, error.param), error.kind.status)
+    return error_response(request.scope, error.message, error.kind, error.param)
 
 
 async def on_engine_error(request: Request, error: engine.EngineError) -> JSONResponse:
@@ -111,6 +136,10 @@ async def on_engine_error(request: Request, error: engine.EngineError) -> JSONRe
         headers["Retry-After"] = str(max(1, round(error.retry_after)))
     elif kind.status == 503:
         headers["Retry-After"] = str(RETRY_WHEN_UNAVAILABLE_S)
+    if anthropic_errors.in_dialect(request.scope["path"]):
+        body = anthropic_errors.engine_body(
+            error, kind.status, body["error"]["param"], request_id(request.scope)
+        )
     return JSONResponse(body, kind.status, headers=headers)
 
 
@@ -121,7 +150,8 @@ async def on_http_exception(request: Request, error: HTTPException) -> JSONRespo
         404: f"There is nothing at {where}.",
         405: f"{where} is not allowed; see the Allow header.",
     }
-    return http_error(error.status_code, told.get(error.status_code, error.detail), error.headers)
+    text = told.get(error.status_code, error.detail)
+    return http_error(request.scope, error.status_code, text, error.headers)
 
 
 async def on_client_gone(request: Request, error: Exception) -> Response:
@@ -132,4 +162,4 @@ async def on_client_gone(request: Request, error: Exception) -> Response:
 async def on_crash(request: Request, error: Exception) -> JSONResponse:
     """Handler of everything unforeseen. The traceback goes to the log, not to the client."""
     kind = Kind(500, "server_error", "internal_error")
-    return JSONResponse(envelope("The server failed on this request.", kind), 500)
+    return error_response(request.scope, "The server failed on this request.", kind)
