@@ -56,6 +56,7 @@ def write_random_checkpoint(
     *,
     geometry: str | Mapping[str, Any] = "tiny",
     layers: int | None = None,
+    experts: int | None = None,
     format: str = "mlx-ud-mxfp8",
     seed: int = 0,
     shards: int | None = None,
@@ -65,7 +66,8 @@ def write_random_checkpoint(
 ) -> None:
     """Writes config, weights and, where the demo has them, tokenizer and template into `folder`.
 
-    geometry: "tiny", "full", or a text_config of one's own. shards: number of weight files; None
+    geometry: "tiny", "full", or a text_config of one's own. experts: of each layer, fewer than the
+    geometry has where memory is small. shards: number of weight files; None
     is one, or for the full width one per layer and one for each table. Raises ValueError for an
     unknown geometry or format or a count below 1.
     """
@@ -75,6 +77,10 @@ def write_random_checkpoint(
     )
     count: int = text["num_hidden_layers"] if layers is None else layers
     text["num_hidden_layers"] = count
+    if experts is not None:
+        if experts < text["num_experts_per_tok"]:
+            raise ValueError(f"experts must be at least {text['num_experts_per_tok']}")
+        text["num_experts"] = experts
     if shards is None:
         shards = count + 2 if geometry == "full" else 1
     if count < 1 or shards < 1:
@@ -94,6 +100,19 @@ def write_random_checkpoint(
     for name in _TEXT_FILES:
         if (_DEMO / name).exists():
             shutil.copy(_DEMO / name, folder / name)
+    if (folder / "tokenizer.json").exists():
+        _give_every_id_a_text(folder / "tokenizer.json", config.vocab_size)
+
+
+def _give_every_id_a_text(tokenizer: Path, vocab_size: int) -> None:
+    """Adds words nobody writes: random weights choose any id, and each answer should be text."""
+    document = json.loads(tokenizer.read_text(encoding="utf-8"))
+    words = document["model"]["vocab"]
+    taken = {*words.values(), *(token["id"] for token in document["added_tokens"])}
+    fillers = {f"\u0120id{i}": i for i in range(vocab_size) if i not in taken}
+    if fillers:
+        words |= fillers
+        tokenizer.write_text(json.dumps(document, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _choice(table: Mapping[str, Any], name: str, what: str) -> Any:
@@ -240,6 +259,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--geometry", choices=GEOMETRIES, default="tiny")
     parser.add_argument("--layers", type=int, help="default: the geometry's own number")
+    parser.add_argument("--experts", type=int, help="of each layer; default: likewise")
     parser.add_argument("--format", choices=FORMATS, default="mlx-ud-mxfp8")
     parser.add_argument("--shards", type=int, help="number of weight files")
     parser.add_argument("--with-vision", action="store_true")

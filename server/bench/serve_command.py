@@ -29,9 +29,7 @@ from server.bench.streams import StreamClient
 from server.bench.workloads import Filler
 
 STREAMS = (1, 2, 4, 8, 16)
-ANSWER_TOKENS = 128
 ENDLESS_TOKENS = 16_384
-PROMPT_WORDS = 20
 REFERENCES = 64
 
 
@@ -64,6 +62,15 @@ def parser() -> argparse.ArgumentParser:
     add("--streams", type=_numbers, help="default: 1,2,4,8,16; with --soak: 64")
     add("--seconds", type=_positive, default=10.0, help="of each measurement (default: 10)")
     add("--rounds", type=int, default=3, help="default: 3")
+    add("--answer-tokens", type=int, default=128, help="of each answer (default: 128)")
+    add("--prompt-words", type=int, default=20, help="of each short prompt (default: 20)")
+    add(
+        "--warm-up",
+        type=int,
+        default=24,
+        help="tokens of each answer before (0: none; default: 24)",
+    )
+    add("--rest", type=float, default=0.0, help="idle seconds before each measurement")
     add("--long-prompt", type=int, default=8000, help="its tokens, 0: none (default: 8000)")
     add("--beside", type=int, default=4, help="streams running beside it (default: 4)")
     add("--soak", type=_positive, metavar="MINUTES", help="many streams with disconnects instead")
@@ -136,25 +143,27 @@ def _start(options: argparse.Namespace, folder: Path | None, open_: ExitStack) -
 def _load(options: argparse.Namespace, servers: dict[str, Server], banned: tuple[int, ...]) -> int:
     before = report.load_average()
     nonce = itertools.count(int(time.time()))  # no server may know a prompt
-    first = next(iter(servers.values()))
-    with ChatClient(first.url, model=first.model, api_key=first.api_key) as client:
-        filler = workloads.calibrate(client, next(nonce))
-        next(nonce)
+    filler = _filler(next(iter(servers.values())), nonce) if options.long_prompt else None
     runs = {name: Rounds() for name in servers}
     for server in servers.values():  # the first answers pay for loading and compiling
-        for streams in options.streams or STREAMS:
-            asyncio.run(_warm_up(server, _short(nonce, banned, 24), streams))
+        for streams in (options.streams or STREAMS) if options.warm_up else ():
+            ask = _short(options, nonce, banned, options.warm_up)
+            asyncio.run(_warm_up(server, ask, streams))
     for round_ in range(options.rounds):
         turns = list(servers.items())[:: -1 if round_ % 2 else 1]
         for streams in options.streams or STREAMS:
             for name, server in turns:
                 say(f"round {round_ + 1} of {options.rounds}: {streams} streams: {name}")
-                ask = _short(nonce, banned, ANSWER_TOKENS)
+                time.sleep(options.rest)
+                ask = _short(options, nonce, banned, options.answer_tokens)
                 measured = asyncio.run(_level(server, ask, streams, options.seconds))
                 runs[name].levels.setdefault(streams, []).append(measured)
-        for name, server in turns if options.long_prompt else ():
+        if filler is None:
+            continue
+        for name, server in turns:
             say(f"round {round_ + 1} of {options.rounds}: a long prompt: {name}")
-            ask = _short(nonce, banned, ENDLESS_TOKENS)
+            time.sleep(options.rest)
+            ask = _short(options, nonce, banned, ENDLESS_TOKENS)
             long = _long(filler, options.long_prompt, next(nonce))
             runs[name].beside.append(asyncio.run(_beside(server, ask, long, options.beside)))
     receipt = {**_receipt(options, before), **serve_report.runs_json(runs)}
@@ -191,16 +200,23 @@ def _soak(options: argparse.Namespace, servers: dict[str, Server], banned: tuple
 
 
 def _short(
-    nonce: itertools.count[int], banned: tuple[int, ...], tokens: int
+    options: argparse.Namespace, nonce: itertools.count[int], banned: tuple[int, ...], tokens: int
 ) -> Callable[[], dict[str, Any]]:
     """A new short prompt each time, with an answer of exactly `tokens` tokens."""
-    options = ChatOptions(max_tokens=tokens, banned=banned)
+    chat = ChatOptions(max_tokens=tokens, banned=banned)
 
     def body() -> dict[str, Any]:
-        text = workloads.words(PROMPT_WORDS, next(nonce))
-        return options.body("", [{"role": "user", "content": text}])
+        text = workloads.words(options.prompt_words, next(nonce))
+        return chat.body("", [{"role": "user", "content": text}])
 
     return body
+
+
+def _filler(server: Server, nonce: itertools.count[int]) -> Filler:
+    with ChatClient(server.url, model=server.model, api_key=server.api_key) as client:
+        filler = workloads.calibrate(client, next(nonce))
+    next(nonce)  # it took two
+    return filler
 
 
 def _long(filler: Filler, tokens: int, nonce: int) -> dict[str, Any]:
@@ -241,8 +257,10 @@ def _receipt(options: argparse.Namespace, before: list[float]) -> dict[str, Any]
             "serve_flags": options.serve_flag,
             "seconds": options.seconds,
             "rounds": options.rounds,
-            "answer_tokens": ANSWER_TOKENS,
-            "prompt_words": PROMPT_WORDS,
+            "answer_tokens": options.answer_tokens,
+            "prompt_words": options.prompt_words,
+            "warm_up_tokens": options.warm_up,
+            "rest_s": options.rest,
             "long_prompt_tokens": options.long_prompt,
             "streams_beside_it": options.beside,
             "soak_minutes": options.soak,

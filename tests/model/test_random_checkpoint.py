@@ -12,6 +12,7 @@ from model.config import QuantSpec, read_config
 from model.random_checkpoint import write_random_checkpoint
 from model.random_values import GEOMETRIES, random_block, repeated
 from model.storage_formats import FORMATS
+from model.tokenizer import Tokenizer
 
 CARD = {  # the model card's table
     "model.embed_tokens": ("affine", 64),
@@ -37,6 +38,18 @@ def headers(folder: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
                 part = opened.get_slice(name)
                 found[name] = (part.get_dtype(), tuple(part.get_shape()))
     return found
+
+
+def test_fewer_experts_and_a_text_for_every_id(tmp_path: Path) -> None:
+    small = GEOMETRIES["tiny"] | {"vocab_size": 3000}
+    write_random_checkpoint(tmp_path, geometry=small, layers=1, experts=4)
+    config = read_config(tmp_path)
+    assert (config.num_experts, config.vocab_size) == (4, 3000)
+    tokenizer = Tokenizer.from_folder(tmp_path)
+    assert all(tokenizer.decode([i]) for i in range(2048, 3000))
+    assert tokenizer.decode(tokenizer.encode("a river")) == "a river"
+    with pytest.raises(ValueError, match="experts"):
+        write_random_checkpoint(tmp_path, experts=1)
 
 
 def test_the_cards_recipe(tmp_path: Path) -> None:
