@@ -86,7 +86,9 @@ def test_a_stream_never_just_stops(served, script):
         ("GET", "/v1/chat/completions", 405),
         ("PUT", "/v1/models", 405),
         ("OPTIONS", "/v1/chat/completions", 405),
-        ("GET", "/openapi.json", 404),
+        ("GET", "/docs", 404),
+        ("POST", "/v1/images/generations", 404),
+        ("GET", "/v1/completions", 405),
     ],
 )
 def test_router_errors(served, method, path, status):

@@ -1,12 +1,18 @@
 """Models, health, the root, and the policy on model names."""
 
 import pytest
+from anthropic import Anthropic
+from anthropic.types import ModelInfo
+from openai import OpenAI
 from openai.types import Model
 
 SERVED = "served/name"
 
 
-@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/", "/models", "/v1/models?"])
+@pytest.mark.parametrize(
+    "path",
+    ["/v1/models", "/v1/models/", "/models", "/models/", "/v1/models?", "/v1/models?limit=1000"],
+)
 def test_models(served, path):
     response = served.http.get(path)
     body = response.json()
@@ -17,8 +23,27 @@ def test_models(served, path):
     assert card["context_length"] == card["max_model_len"] == 4096
 
 
+def test_models_for_anthropics_client(served):
+    body = served.http.get("/v1/models").json()
+    ModelInfo.model_validate(body["data"][0])
+    assert body["data"][0]["created_at"] == "2023-11-14T22:13:20Z"
+    assert (body["has_more"], body["first_id"], body["last_id"]) == (False, SERVED, SERVED)
+
+
+def test_both_clients_list_the_model(served):
+    with OpenAI(base_url=f"{served.url}/v1", api_key="x") as client:
+        assert [card.id for card in client.models.list()] == [SERVED]
+        assert client.models.retrieve(SERVED).owned_by == "mxserve"
+    with Anthropic(base_url=served.url, api_key="x") as client:
+        [card] = client.models.list()
+        assert (card.id, card.type, card.display_name) == (SERVED, "model", SERVED)
+        assert client.models.retrieve(SERVED).created_at.year == 2023
+
+
 def test_one_model_with_a_slash_in_its_name(served):
-    assert served.http.get(f"/v1/models/{SERVED}").json()["id"] == SERVED
+    for path in (f"/v1/models/{SERVED}", f"/models/{SERVED}", f"/v1/models/{SERVED}/"):
+        assert served.http.get(path).json()["id"] == SERVED
+    assert served.http.get("/v1/models/served%2Fname").json()["id"] == SERVED
     response = served.http.get("/v1/models/other")
     assert response.status_code == 404
     assert response.json()["error"]["code"] == "model_not_found"
