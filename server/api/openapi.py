@@ -74,7 +74,7 @@ def document(routes: Iterable[BaseRoute], *, with_key: bool) -> Json:
         if not isinstance(route, APIRoute) or not route.include_in_schema:
             continue
         told = (route.openapi_extra or {}).get(_KEY)
-        for method in sorted(route.methods):
+        for method in sorted(route.methods or ()):
             paths.setdefault(route.path_format, {})[method.lower()] = _operation(
                 route, method, told
             )
@@ -96,7 +96,7 @@ def document(routes: Iterable[BaseRoute], *, with_key: bool) -> Json:
 
 
 def _operation(route: APIRoute, method: str, told: Operation | None) -> Json:
-    name = route.name if len(route.methods) == 1 else f"{route.name}_{method.lower()}"
+    name = route.name if len(route.methods or ()) == 1 else f"{route.name}_{method.lower()}"
     result: Json = {"operationId": name}
     summary = (route.endpoint.__doc__ or "").strip().partition("\n\n")[0]
     if summary:

@@ -10,6 +10,7 @@ from openai.types import Completion
 from server.engine.errors import ContextOverflow, QueueFull, StepFailed
 from server.engine.events import (
     ContentDelta,
+    Event,
     Failed,
     PromptLogprobs,
     Started,
@@ -330,7 +331,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=4)
 )
 def test_chunks_join_to_the_whole(served, scripts, answers, logprobs, echo):
     def script(texts):
-        start = [Started(1, 0)]
+        start: list[Event] = [Started(1, 0)]
         if logprobs and echo:
             start.append(PromptLogprobs((None,)))
         told = [ContentDelta(0, text, (token(text),) if logprobs else ()) for text in texts]

@@ -3,6 +3,7 @@ that the wire alone decides. The others are asked of the demo, in tests/e2e."""
 
 import json
 import re
+from typing import Any
 
 import httpx
 import pytest
@@ -14,7 +15,7 @@ from server.engine.errors import ContextOverflow, Draining, OutOfMemory, QueueFu
 from server.engine.events import ContentDelta, Started
 from server.engine.request import Thinking, ToolChoice
 
-HI = [{"role": "user", "content": "Hi"}]
+HI: list[Any] = [{"role": "user", "content": "Hi"}]
 CALL = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 PATHS = ("/v1/chat/completions", "/v1/completions", "/tokenize")
