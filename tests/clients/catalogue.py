@@ -1,0 +1,63 @@
+"""The clients: what each needs installed, which exercise tries it, what is known not to work.
+
+Versions are pinned to those that were tried; npm's need Node 22, which comes from the registry
+where the machine has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """One client; `packages[0]` is the one whose version is shown. `runtime` is where packages and
+    exercise live ("python" or "node"); an exercise of an agent is always Python."""
+
+    name: str
+    kind: str  # "sdk", "agent" or "oracle"
+    runtime: str
+    packages: tuple[str, ...]
+    exercise: str
+    apis: tuple[str, ...]  # of "chat", "responses", "messages"
+    seconds: int = 300  # limit of the whole exercise
+    expected: Mapping[str, str] = field(default_factory=dict)  # a check that may fail: why
+
+    @property
+    def version(self) -> str:
+        return self.packages[0].replace("==", "@").rpartition("@")[2]
+
+
+ALL = ("chat", "responses", "messages")
+
+CLIENTS = (
+    Client("openai-python", "sdk", "python", ("openai==3.54.0",), "openai_python.py", ALL[:2]),
+    Client("openai-node", "sdk", "node", ("openai@7.57.0", "zod@4.6.7"),
+           "openai_node.mjs", ALL[:2]),
+    Client("anthropic-python", "sdk", "python", ("anthropic==2.12.0",), "anthropic_python.py",
+           ("messages",)),
+    Client("anthropic-node", "sdk", "node", ("@anthropic-ai/sdk@1.12.0",), "anthropic_node.mjs",
+           ("messages",)),
+    Client("litellm", "sdk", "python", ("litellm==1.106.2", "mcp"), "litellm_python.py", ALL),
+    Client("langchain-openai", "sdk", "python", ("langchain-openai==1.7.3",),
+           "langchain_python.py", ALL[:2]),
+    Client("instructor", "sdk", "python", ("instructor==1.17.0",), "instructor_python.py",
+           ("chat",)),
+    Client("pydantic-ai", "sdk", "python", ("pydantic-ai-slim[openai,anthropic]==2.68.0",),
+           "pydantic_ai_python.py", ALL),
+    Client("openai-agents", "sdk", "python", ("openai-agents==0.24.0",),
+           "openai_agents_python.py", ALL[:2]),
+    Client("llm", "sdk", "python", ("llm==0.36",), "llm_python.py", ("chat",)),
+    Client("ai-sdk", "sdk", "node", ("ai@7.0.173", "@ai-sdk/openai-compatible@3.0.92",
+           "@ai-sdk/openai@4.0.118", "@ai-sdk/anthropic@4.0.105", "zod@4.6.7"),
+           "ai_sdk_node.mjs", ALL),
+    Client("codex", "agent", "node", ("@openai/codex@0.169.0",), "codex.py", ("responses",), 600),
+    Client("claude-code", "agent", "node", ("@anthropic-ai/claude-code@2.1.330",),
+           "claude_code.py", ("messages",), 600),
+    Client("opencode", "agent", "node", ("opencode-ai@1.18.33",), "opencode.py", ("chat",), 600),
+    Client("cline", "agent", "node", ("cline@3.0.65",), "cline.py", ("chat",), 600),
+    Client("aider", "agent", "python", ("aider-chat==0.86.2",), "aider.py", ("chat",)),
+    Client("qwen-code", "agent", "node", ("@qwen-code/qwen-code@0.24.4",), "qwen_code.py",
+           ("chat",), 600),
+)  # fmt: skip
