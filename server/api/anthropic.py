@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, Response
 
 from model.sampling import SamplingParams
 from server.api.answering import streamed, whole
+from server.api.anthropic_answer_schemas import MessageAnswer, MessagesErrorAnswer, TokenCount
 from server.api.anthropic_blocks import Conversation, conversation
 from server.api.anthropic_errors import PATH
 from server.api.anthropic_origins import WithOrigins
@@ -27,6 +28,7 @@ from server.api.caller import session_of, tenant_of
 from server.api.errors import request_id
 from server.api.fields import parse
 from server.api.models import check_model
+from server.api.openapi import operation
 from server.api.sampling_fields import SamplingFields, sampling_of
 from server.api.serving import EventSource, Serving, engine_of, settings_of
 from server.engine import GenerationRequest
@@ -38,7 +40,12 @@ router = APIRouter()
 F = TypeVar("F", bound=PromptFields)
 
 
-@router.post(PATH)
+@router.post(
+    PATH,
+    openapi_extra=operation(
+        MessagesRequest, MessageAnswer, stream=True, failure=MessagesErrorAnswer
+    ),
+)
 @router.post(f"{PATH}/", include_in_schema=False)
 async def messages(request: Request) -> Response:
     settings, engine = settings_of(request), engine_of(request)
@@ -59,7 +66,10 @@ async def messages(request: Request) -> Response:
     return await streamed(source, Frames(answer, request_id(request.scope)), settings, ping)
 
 
-@router.post(f"{PATH}/count_tokens")
+@router.post(
+    f"{PATH}/count_tokens",
+    openapi_extra=operation(PromptFields, TokenCount, failure=MessagesErrorAnswer),
+)
 @router.post(f"{PATH}/count_tokens/", include_in_schema=False)
 async def count_tokens(request: Request) -> Response:
     settings, engine = settings_of(request), engine_of(request)

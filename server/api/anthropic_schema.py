@@ -17,6 +17,7 @@ from server.api.fields import MAX_INT32, SWITCH, Fields, shown
 from server.api.sampling_fields import SamplingFields
 from server.engine.request import GrammarSpec, Thinking
 
+MAX_MESSAGES = 100_000
 MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 1024
 _KINDS = ("enabled", "disabled", "adaptive", "between_tools")
@@ -24,6 +25,8 @@ _DISPLAYS = ("summarized", "omitted")
 
 
 class ThinkingConfig(Fields):
+    """between_tools: in answers to results of tools only."""
+
     type: Literal["enabled", "disabled", "adaptive", "between_tools"] = Field(
         description=f"one of {', '.join(_KINDS)}"
     )
@@ -48,7 +51,9 @@ class PromptFields(Fields):
     """What both routes have: all that makes the prompt."""
 
     model: str | None = Field(None, max_length=1024, description="a string")
-    messages: list[Any] = Field(min_length=1, description="a non-empty list of messages")
+    messages: list[Any] = Field(
+        min_length=1, max_length=MAX_MESSAGES, description=f"a list of 1 to {MAX_MESSAGES} messages"
+    )
     system: Any = None
     tools: list[Any] | None = Field(None, description="a list of tools")
     tool_choice: Any = None
