@@ -10,11 +10,12 @@ HOST ?= localhost
 PORT ?= 8080
 MODEL ?=
 ARGS ?=
+ONLY ?=
 UV_VERSION := 0.13.9
 LOCK := --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 	--no-emit-index-url --no-emit-find-links --quiet
 
-.PHONY: help setup serve chat test lint format parity bench demo-train lock clean
+.PHONY: help setup serve chat test lint format parity clients bench demo-train lock clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -49,6 +50,9 @@ format: setup  ## lets ruff put the files in form
 
 parity:  ## logits against transformers and mlx-lm, live, in an environment of its own
 	PYTHON="$(PYTHON)" bash tests/parity/run.sh
+
+clients: setup  ## real clients and agents against a real server; ONLY=codex,sdk for some
+	$(PY) -m tests.clients $(if $(ONLY),--only "$(ONLY)") $(ARGS)
 
 bench: setup  ## speed of this machine; ARGS="--vs mlx-lm" compares
 	$(VENV)/bin/mxserve bench $(if $(MODEL),--model "$(MODEL)") $(ARGS)

@@ -35,7 +35,8 @@ class ContextOverflow(EngineError):
             advice = "the messages or completion"
         super().__init__(
             f"This model's maximum context length is {limit} tokens. However, {detail}. "
-            f"Please reduce the length of {advice}."
+            # Clients that keep only the message know this error by its code in it.
+            f"Please reduce the length of {advice} (context_length_exceeded)."
         )
         self.limit = limit
         self.prompt_tokens = prompt_tokens

@@ -43,7 +43,7 @@ def exercise(client: Client, installed: Installed, server: dict[str, str], work:
     home = work / client.name
     environment = clean_environment(home, **server)
     environment["PATH"] = ":".join([*path, environment["PATH"]])
-    interpreter = installed.interpreter if client.kind == "sdk" else Path(sys.executable)
+    interpreter = installed.interpreter if client.kind != "agent" else Path(sys.executable)
     command = [str(interpreter), str(scripts / client.exercise)]
     done = run(
         command, environment=environment, folder=home, logs=work / f"{client.name}-log",

@@ -23,7 +23,7 @@ def prepare() -> None:
     (WORK / "notes.txt").write_text(NOTE + "\n")
 
 
-def call(*command: str, seconds: float = 280, **environment: str) -> str:
+def call(*command: str, seconds: float = 580, **environment: str) -> str:
     """What the command wrote on stdout; a status other than 0 is a failure that shows its words."""
     env = {**os.environ, "HTTPS_PROXY": relay.url, "HTTP_PROXY": relay.url,
            "https_proxy": relay.url, "http_proxy": relay.url,

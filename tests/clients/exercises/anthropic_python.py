@@ -26,8 +26,10 @@ TOOLS: Any = [
 
 
 def fields_of(given: Any, fields: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of a call. This SDK has no argument for the temperature any more."""
     messages = [{"role": "user", "content": given}] if isinstance(given, str) else given
-    return {"model": MODEL, "max_tokens": 500, "messages": messages, **fields}
+    extra = {"temperature": fields.pop("temperature", 0)}
+    return {"model": MODEL, "max_tokens": 500, "messages": messages, "extra_body": extra, **fields}
 
 
 def ask(given: Any = FRANCE, **fields: Any) -> Any:
@@ -50,9 +52,9 @@ def models() -> None:
 
 @check("plain and streamed")
 def plain() -> None:
-    whole = ask(temperature=0)
+    whole = ask()
     expect("Paris" in text_of(whole) and whole.stop_reason == "end_turn", whole)
-    with client.messages.stream(**fields_of(FRANCE, {"temperature": 0})) as stream:
+    with client.messages.stream(**fields_of(FRANCE, {})) as stream:
         kinds = [event.type for event in stream]
         final = stream.get_final_message()
     expect(text_of(final) == text_of(whole), final)
@@ -72,7 +74,7 @@ def thinking() -> None:
 @check("tool round trip")
 def tools() -> None:
     messages: list[Any] = [{"role": "user", "content": WEATHER_IN_PARIS}]
-    asked = ask(messages, tools=TOOLS, temperature=0)
+    asked = ask(messages, tools=TOOLS)
     expect(asked.stop_reason == "tool_use", asked)
     [call] = [block for block in asked.content if block.type == "tool_use"]
     expect(call.input == {"city": "Paris"}, call)
@@ -81,14 +83,14 @@ def tools() -> None:
         {"role": "assistant", "content": asked.content},
         {"role": "user", "content": [result]},
     ]
-    answer = ask(messages, tools=TOOLS, temperature=0)
+    answer = ask(messages, tools=TOOLS)
     expect("21" in text_of(answer), answer)
     expect((answer.usage.cache_read_input_tokens or 0) > 0, answer.usage)
 
 
 @check("tools, streamed")
 def tools_streamed() -> None:
-    given = fields_of(WEATHER_IN_PARIS, {"tools": TOOLS, "temperature": 0})
+    given = fields_of(WEATHER_IN_PARIS, {"tools": TOOLS})
     with client.messages.stream(**given) as stream:
         final = stream.get_final_message()
     [call] = [block for block in final.content if block.type == "tool_use"]
@@ -108,7 +110,7 @@ def choice() -> None:
 @check("structured output")
 def structured() -> None:
     form = {"format": {"type": "json_schema", "schema": CAPITAL}}
-    answer = ask(SPAIN_AS_JSON, output_config=form, temperature=0)
+    answer = ask(SPAIN_AS_JSON, output_config=form)
     expect(json.loads(text_of(answer)) == {"country": "Spain", "capital": "Madrid"}, answer)
 
 

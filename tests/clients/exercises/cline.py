@@ -12,7 +12,7 @@ call("cline", "auth", "-p", "openai-compatible", "-k", KEY, "-m", MODEL, "-b", f
 
 def ask(prompt: str) -> str:
     lines = call("cline", "--data-dir", data, "-P", "openai-compatible", "-m", MODEL, "--json",
-                 "--plan", "--retries", "1", "-t", "240", prompt,
+                 "--plan", "--retries", "1", "-t", "560", prompt,
                  CLINE_TELEMETRY_DISABLED="1")  # fmt: skip
     events = [json.loads(line) for line in lines.splitlines() if line.startswith("{")]
     return json.dumps(events[-3:])
