@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from model.thinking import CLOSING_TEXT
+from server.engine.answer_rules import compiled
 from server.engine.cache_budget import open_cache
 from server.engine.errors import ContextOverflow, Draining, EngineDead, InvalidRequest
 from server.engine.events import Event
@@ -238,8 +239,10 @@ class Engine:
             raise InvalidRequest(f"n must be at most {most} (the size of a batch) here.", "n")
         worker.check_room(request.n)
         submitted_at = time.monotonic()
-        prompt = await asyncio.to_thread(self._encode, facts, request, worker.turns)
-        constraint = None
+        prompt, constraint = await asyncio.gather(
+            asyncio.to_thread(self._encode, facts, request, worker.turns),
+            asyncio.to_thread(compiled, request, worker.grammars),
+        )
         _check_length(len(prompt.tokens), request.max_tokens, facts.context_length)
         self._ready()
         arrived = asyncio.Event()

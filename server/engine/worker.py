@@ -236,7 +236,7 @@ class Worker:
             model = self._backend.load()
             model.warm_up()
             closing = model.tokenizer.encode(self._closing_text, allow_special=True)
-            grammars = None
+            grammars = self._backend.grammars(model)
             turns = self._backend.turns()
             cache = self._cache = self._open_cache(model)
             journal = cache.disk_folder and TurnJournal(cache.disk_folder / JOURNAL)

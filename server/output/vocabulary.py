@@ -1,0 +1,72 @@
+"""The tokenizer as the grammar engine knows it, and sets of its tokens as bit masks.
+
+Knows llguidance and numpy; no grammar.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+import llguidance
+import numpy as np
+import numpy.typing as npt
+
+Mask = npt.NDArray[np.int32]
+WORD = 32
+
+# What one grammar may cost, so that no request can hold the worker.
+LIMITS = llguidance.LLParserLimits(max_lexer_states=50_000, verbose_errors=False)
+
+
+class Vocabulary:
+    """Built once for a model: it takes up to some seconds. `vocab_size` may exceed the
+    tokenizer's, as networks are padded; `eos` ends an answer."""
+
+    def __init__(self, tokenizer_json: str, *, vocab_size: int, eos: int) -> None:
+        document = json.loads(tokenizer_json)
+        # Only added tokens that are marked so stand for themselves; a control token that is not
+        # would be spelled by a grammar that allows its text.
+        for token in document.get("added_tokens") or ():
+            token["special"] = True
+        self.eos = eos
+        self.words = -(-vocab_size // WORD)
+        self.tokenizer = llguidance.LLTokenizer(
+            json.dumps(document), n_vocab=vocab_size, eos_token=eos
+        )
+        self._bits = vocab_size
+
+    def mask(self, tokens: Iterable[int]) -> Mask:
+        """The mask that allows exactly `tokens`."""
+        words = np.zeros(self.words, np.uint32)
+        for token in tokens:
+            words[token // WORD] |= np.uint32(1 << token % WORD)
+        return words.view(np.int32)
+
+    def all_but(self, token: int) -> Mask:
+        """The mask that allows everything else."""
+        return ~self.mask([token])
+
+    def matcher(self, grammar: str) -> llguidance.LLMatcher:
+        """A matcher at the beginning of `grammar` (as llguidance's grammar_from_* make them). One
+        that cannot be compiled says so in its get_error()."""
+        return llguidance.LLMatcher(self.tokenizer, grammar, log_level=0, limits=LIMITS)
+
+    def allowed(self, matcher: llguidance.LLMatcher) -> Mask:
+        """What `matcher` allows next."""
+        words = np.frombuffer(matcher.compute_bitmask(), np.int32)
+        if len(words) == self.words:
+            return words
+        whole = np.zeros(self.words, np.int32)
+        whole[: len(words)] = words[: self.words]
+        return whole
+
+    def text(self, token: int) -> bytes:
+        """The bytes of a token; those of a control token are not text, and none."""
+        if self.tokenizer.is_special_token(token):
+            return b""
+        return self.tokenizer.decode_bytes([token])
+
+    def tokens(self, text: bytes) -> list[int]:
+        """Some tokens whose bytes are `text`."""
+        return self.tokenizer.tokenize_bytes(text)
