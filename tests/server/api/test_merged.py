@@ -102,8 +102,10 @@ def test_a_refusal_at_the_start_is_raised():
 def test_a_client_that_leaves_ends_all(served, stream):
     served.engine.script = [60]
     body = {"prompt": ["a", "b", "c"], "stream": stream}
-    with contextlib.suppress(httpx.ReadTimeout):
-        with served.http.stream("POST", "/v1/completions", json=body, timeout=0.5) as reply:
-            next(reply.iter_bytes())
+    with (
+        contextlib.suppress(httpx.ReadTimeout),
+        served.http.stream("POST", "/v1/completions", json=body, timeout=0.5) as reply,
+    ):
+        next(reply.iter_bytes())
     assert len(served.engine.streams) == 3
     assert all(source.cancelled.wait(2) for source in served.engine.streams)
