@@ -27,6 +27,7 @@ from server.output.events import (
     ReasoningText,
     StopHit,
     ToolCallArguments,
+    ToolCallCut,
     ToolCallStart,
 )
 
@@ -75,6 +76,7 @@ class Answer:
     _content: list[str] = field(default_factory=list)
     _calls: list[dict[str, Any]] = field(default_factory=list)
     _logprobs: list[TokenLogprob] = field(default_factory=list)  # of content not yet reported
+    _cut_call: bool = False  # the last of the calls is only begun
 
     def __post_init__(self) -> None:
         self._thinks_still = self.thinking
@@ -89,13 +91,16 @@ class Answer:
 
     @property
     def tool_calls(self) -> list[dict[str, Any]]:
-        """Calls made so far: {"id", "name", "arguments" (JSON text)}."""
+        """Calls made so far: {"id", "name", "arguments" (JSON text)}. The arguments of one that was
+        cut off are the beginning that the model wrote."""
         return self._calls
 
     @property
     def reusable(self) -> bool:
         """Whether a client that sends the answer back sends all of it: not one cut by a stop
         string, in its thought, or in a tool call."""
+        if self._cut_call:
+            return False
         if self.ended_by_eos:
             return True
         return self.reason == "length" and not self._thinks_still and not self._calls
@@ -157,6 +162,8 @@ class Answer:
             events += self._translate(self.parser.finish())
         if self.reason is None:
             events = self._with_logprobs(events)
+            if self._cut_call:  # also by the model itself: nobody may execute it
+                reason = "length"
             self.reason = "tool_calls" if reason == "stop" and self._calls else reason
         return events
 
@@ -182,6 +189,8 @@ class Answer:
                     self._calls[index]["arguments"] += text
                     more = ToolCallDelta(self.choice, index, None, None, text, tokens=count)
                     events.append(more)
+                case ToolCallCut():
+                    self._cut_call = True
                 case StopHit(stop=stop):
                     self.reason, self.stop = "stop", stop
         return events

@@ -6,6 +6,7 @@ from .events import (
     ReasoningText,
     StopHit,
     ToolCallArguments,
+    ToolCallCut,
     ToolCallStart,
 )
 from .parser import OutputParser
@@ -17,5 +18,6 @@ __all__ = [
     "ReasoningText",
     "StopHit",
     "ToolCallArguments",
+    "ToolCallCut",
     "ToolCallStart",
 ]

@@ -7,11 +7,13 @@ or a number. What does not fit its schema stays the text that it is: nothing is 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from math import isfinite
 from typing import Any, NoReturn
 
 _KINDS = ("string", "integer", "number", "boolean", "null", "array", "object")
-_MAX_NESTING = 16
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class ToolSchemas:
@@ -31,27 +33,32 @@ class ToolSchemas:
         """The names of the offered functions."""
         return tuple(self._schemas)
 
-    def arguments_json(self, name: str, arguments: Mapping[str, str]) -> str:
-        """The arguments of a call as a JSON object, each typed by its schema."""
+    def only_text(self, name: str, key: str) -> bool:
+        """Whether the argument `key` of `name` can be nothing but a string."""
+        return _kinds(*self._schema(name, key)) == {"string"}
+
+    def value_json(self, name: str, key: str, text: str) -> str:
+        """The argument `key` of `name`, written as `text`, as JSON of the type its schema names."""
+        try:
+            return json_text(typed(text, *self._schema(name, key)))
+        except RecursionError:  # nested as deep as it may be to be read, but not to be written
+            return json_text(text)
+
+    def _schema(self, name: str, key: str) -> tuple[object, Mapping[str, Any]]:
         root = self._schemas.get(name, {})
         properties = root.get("properties")
-        schemas = properties if isinstance(properties, Mapping) else {}
-        values = {key: typed(text, schemas.get(key), root) for key, text in arguments.items()}
-        encoded = json.dumps(values, ensure_ascii=False)
-        if encoded.isascii():
-            return encoded
-        try:
-            encoded.encode()
-        except (
-            UnicodeEncodeError
-        ):  # a lone surrogate, written as an escape inside an array or object
-            return json.dumps(values)
-        return encoded
+        return (properties.get(key) if isinstance(properties, Mapping) else None), root
+
+
+def json_text(value: object) -> str:
+    """`value` as JSON that can be encoded: a lone surrogate stays an escape."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if text.isascii() else _SURROGATE.sub(_escaped, text)
 
 
 def typed(text: str, schema: object, root: Mapping[str, Any]) -> Any:
     """`text` as a value that `schema` allows, else the string it is; `root` holds the `$ref`s."""
-    kinds = set(_kinds(schema, root, 0))
+    kinds = _kinds(schema, root)
     if "string" not in kinds:
         return _fitting(text, kinds or set(_KINDS), text)
     others = kinds - {"string"}
@@ -60,10 +67,28 @@ def typed(text: str, schema: object, root: Mapping[str, Any]) -> Any:
     return value if _spelling(value) == text else text
 
 
-def _kinds(schema: object, root: Mapping[str, Any], depth: int) -> Iterator[str]:
+def _kinds(schema: object, root: Mapping[str, Any]) -> set[str]:
     """The JSON types that a schema names, through unions, enums and local references."""
-    if not isinstance(schema, Mapping) or depth > _MAX_NESTING:
-        return
+    kinds: set[str] = set()
+    seen: set[int] = set()  # references may lead to the same schema often, or in a circle
+    waiting = [schema]
+    while waiting:
+        schema = waiting.pop()
+        if not isinstance(schema, Mapping) or id(schema) in seen:
+            continue
+        seen.add(id(schema))
+        kinds.update(_named(schema))
+        for union in ("anyOf", "oneOf", "allOf"):
+            members = schema.get(union)
+            waiting.extend(members if isinstance(members, Sequence) else ())
+        reference = schema.get("$ref")
+        if isinstance(reference, str):
+            waiting.append(_resolve(reference, root))
+    return kinds
+
+
+def _named(schema: Mapping[str, Any]) -> Iterator[str]:
+    """The JSON types that a schema itself names."""
     declared = schema.get("type")
     if isinstance(declared, str):
         yield declared
@@ -77,13 +102,6 @@ def _kinds(schema: object, root: Mapping[str, Any], depth: int) -> Iterator[str]
             yield "object"
         if "items" in schema:
             yield "array"
-    for union in ("anyOf", "oneOf", "allOf"):
-        members = schema.get(union)
-        for member in members if isinstance(members, Sequence) else ():
-            yield from _kinds(member, root, depth + 1)
-    reference = schema.get("$ref")
-    if isinstance(reference, str):
-        yield from _kinds(_resolve(reference, root), root, depth + 1)
 
 
 def _resolve(reference: str, root: Mapping[str, Any]) -> object:
@@ -103,7 +121,7 @@ def _fitting(text: str, kinds: set[str], default: str) -> Any:
     if "null" in kinds and bare == "None":
         return None
     try:
-        value = json.loads(bare, parse_constant=_not_json)
+        value = json.loads(bare, parse_constant=_not_json, parse_float=_finite)
     except (ValueError, RecursionError):
         return default
     kind = _kind_of(value)
@@ -134,6 +152,16 @@ def _kind_of(value: object) -> str:
 
 def _spelling(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _finite(text: str) -> float:
+    """The number that `text` spells. Raises ValueError where it is too large: it has no JSON."""
+    value = float(text)
+    return value if isfinite(value) else _not_json(text)
+
+
+def _escaped(surrogate: re.Match[str]) -> str:
+    return f"\\u{ord(surrogate.group()):04x}"
 
 
 def _not_json(constant: str) -> NoReturn:

@@ -36,10 +36,19 @@ class ToolCallArguments:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCallCut:
+    """The text ended inside call `index`: the pieces of its arguments are only their beginning."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
 class StopHit:
     """A stop string was met: the answer ended before it, and nothing follows."""
 
     stop: str
 
 
-OutputEvent = ReasoningText | ContentText | ToolCallStart | ToolCallArguments | StopHit
+OutputEvent = (
+    ReasoningText | ContentText | ToolCallStart | ToolCallArguments | ToolCallCut | StopHit
+)

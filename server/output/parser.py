@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from enum import Enum, auto
 from typing import Any
 
+from .argument_writer import ArgumentWriter
 from .arguments import ToolSchemas
 from .events import (
     ContentText,
@@ -19,6 +20,7 @@ from .events import (
     ReasoningText,
     StopHit,
     ToolCallArguments,
+    ToolCallCut,
     ToolCallStart,
 )
 from .stop_strings import StopMatcher
@@ -65,8 +67,8 @@ class OutputParser:
         self._interrupted = self._state
         self._pending = ""
         self._stops = StopMatcher(stop)
-        self._reader = ToolCallReader()
-        self._name = ""
+        self._arguments = ArgumentWriter(self._schemas, "")
+        self._reader = ToolCallReader(self._arguments)
         self._calls = 0
         self._fresh = True
         self._answered = False
@@ -88,17 +90,20 @@ class OutputParser:
         while (after := self._step(at)) is not None:
             at = after
         self._pending = "" if self._state is _State.STOPPED else self._pending[at:]
+        self._emit_arguments()
         return self._taken()
 
     def finish(self) -> list[OutputEvent]:
-        """The text held back so far, when nothing more will come. A call that was cut off is not
-        reported: the rest of its arguments would be invented."""
+        """The text held back so far, when nothing more will come. Of a call that was cut off, what
+        could be its end is not reported, and nothing is added: the rest would be invented."""
         if self._state in (_State.REASONING, _State.CONTENT):
             self._text(self._pending)
         elif self._state is _State.CALL:
-            self._reader.close()
+            self._reader.finish(self._pending)
             if self._reader.complete:
-                self._report_call()
+                self._end_call()
+            else:
+                self._events.append(ToolCallCut(self._calls))
         if self._state is _State.CONTENT:
             self._emit(ContentText, self._stops.flush())
             self._emit_newlines()
@@ -159,9 +164,9 @@ class OutputParser:
         """`<tool_call>` is a call only if a function follows; else the text goes on without it."""
         head = self._pending[at : at + _MAX_HEAD]
         found = _FUNCTION_HEAD.match(head)
-        if found:
+        if found and (name := found.group(1).strip()):
             self._state = self._interrupted
-            self._open_call(found.group(1).strip())
+            self._open_call(name)
             return at + found.end()
         if len(head) < _MAX_HEAD and _begins_function(head):
             return None
@@ -170,29 +175,28 @@ class OutputParser:
         return at
 
     def _call_step(self, at: int) -> int | None:
-        if at == len(self._pending):
-            return None
-        rest = self._reader.feed(self._pending[at:])
-        if not self._reader.complete:
-            return len(self._pending)
-        self._report_call()
-        # The reader may give back text that it held since an earlier piece.
-        self._pending = rest
-        return 0
+        after = self._reader.step(self._pending, at)
+        if self._reader.complete:
+            self._end_call()
+        return after
 
     # -- what the elements do
 
     def _open_call(self, name: str) -> None:
         self._turn_to(_State.CALL)
-        self._name = name
-        self._reader = ToolCallReader()
+        self._arguments = ArgumentWriter(self._schemas, name)
+        self._reader = ToolCallReader(self._arguments)
+        self._events.append(ToolCallStart(self._calls, name))
 
-    def _report_call(self) -> None:
-        arguments = self._schemas.arguments_json(self._name, self._reader.arguments)
-        self._events.append(ToolCallStart(self._calls, self._name))
-        self._events.append(ToolCallArguments(self._calls, arguments))
+    def _end_call(self) -> None:
+        self._arguments.close()
+        self._emit_arguments()
         self._calls += 1
         self._state = _State.CONTENT
+
+    def _emit_arguments(self) -> None:
+        if text := self._arguments.taken():
+            self._events.append(ToolCallArguments(self._calls, text))
 
     def _turn_to(self, state: _State) -> None:
         """Ends the thinking or the content so far, without the newlines that close it."""

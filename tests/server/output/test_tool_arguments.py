@@ -18,6 +18,11 @@ json_values = st.recursive(
 )
 
 
+def _schemas(schema):
+    """The schemas of a function `f` whose argument `k` has `schema`."""
+    return ToolSchemas([{"function": {"name": "f", "parameters": {"properties": {"k": schema}}}}])
+
+
 @pytest.mark.parametrize(
     ("text", "schema", "value"),
     [
@@ -81,19 +86,59 @@ def test_untyped_values_come_back_as_the_template_wrote_them(value):
         assert result == value
 
 
-@given(st.dictionaries(st.text(), st.text()), st.sampled_from([None, STRING, {"type": "object"}]))
-def test_the_arguments_are_always_one_json_object(arguments, schema):
-    parameters = {"properties": dict.fromkeys(arguments, schema)}
-    schemas = ToolSchemas([{"function": {"name": "f", "parameters": parameters}}])
-    encoded = schemas.arguments_json("f", arguments)
-    assert json.loads(encoded).keys() == arguments.keys()
+@given(st.text(st.characters()), st.sampled_from([None, STRING, {"type": "object"}]))
+def test_a_value_is_always_json(text, schema):
+    encoded = _schemas(schema).value_json("f", "k", text)
+    assert json.loads(encoded) == typed(text, schema, {})
     encoded.encode()
 
 
 def test_escaped_lone_surrogates_stay_escaped():
-    encoded = ToolSchemas(None).arguments_json("f", {"é": '["\\ud800"]'})
-    assert json.loads(encoded) == {"é": ["\ud800"]}
+    encoded = _schemas(None).value_json("f", "k", '["é", "\\ud800"]')
+    assert encoded == '["é", "\\ud800"]'
     encoded.encode()
+
+
+@pytest.mark.parametrize("depth", [1, 100, 900, 950, 990, 1000, 2000])
+def test_nesting_is_json_at_any_depth(depth):
+    text = "[" * depth + "]" * depth
+    assert _schemas({"type": "array"}).value_json("f", "k", text) in (text, json.dumps(text))
+
+
+@pytest.mark.parametrize("text", ["1e400", "-1e999", "[1, 1e400]", '{"a": 1e400}'])
+def test_numbers_too_large_for_json_stay_text(text):
+    for schema in (NUMBER, INTEGER, None, {"type": "array"}, {"type": "object"}):
+        assert _schemas(schema).value_json("f", "k", text) == json.dumps(text)
+
+
+def test_references_that_lead_everywhere_cost_nothing():
+    definitions = {
+        f"d{i}": {"anyOf": [{"$ref": f"#/$defs/d{j}"} for j in range(20)]} for i in range(20)
+    }
+    definitions["d7"]["anyOf"].append(INTEGER)
+    assert typed("7", {"$ref": "#/$defs/d0"}, {"$defs": definitions}) == 7
+
+
+@pytest.mark.parametrize(
+    ("schema", "only"),
+    [
+        (STRING, True),
+        ({"type": ["string"]}, True),
+        ({"enum": ["a", "b"]}, True),
+        ({"$ref": "#/$defs/s"}, True),
+        ({"anyOf": [STRING, {"const": "x"}]}, True),
+        ({"type": ["string", "null"]}, False),
+        ({"anyOf": [STRING, INTEGER]}, False),
+        ({"enum": ["a", None]}, False),
+        (INTEGER, False),
+        ({}, False),
+        (None, False),
+        (True, False),
+    ],
+)
+def test_only_text_is_told_from_what_may_be_more(schema, only):
+    function = {"name": "f", "parameters": {"properties": {"k": schema}, "$defs": {"s": STRING}}}
+    assert ToolSchemas([{"function": function}]).only_text("f", "k") is only
 
 
 def test_nesting_beyond_reason_stays_text():
