@@ -1,0 +1,26 @@
+"""Continue's command `cn` on Chat Completions; it may only read."""
+
+from agent import HOME, KEY, MODEL, call, exercise, relay
+
+CONFIG = f"""name: mxserve
+version: 0.0.1
+schema: v1
+models:
+  - name: mxserve
+    provider: openai
+    model: {MODEL}
+    apiBase: {relay.url}/v1
+    apiKey: {KEY}
+    roles: [chat]
+"""
+
+file = HOME / "config.yaml"
+file.write_text(CONFIG)
+
+
+def ask(prompt: str) -> str:
+    return call("cn", "-p", "--config", str(file), "--readonly", prompt,
+                CONTINUE_TELEMETRY_ENABLED="0", CONTINUE_CLI_AUTO_UPDATED="1")  # fmt: skip
+
+
+exercise(ask, path="/v1/chat/completions", tool="Read")

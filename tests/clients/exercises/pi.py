@@ -1,0 +1,24 @@
+"""pi on Chat Completions; it is given its reading tools only."""
+
+import json
+
+from agent import HOME, KEY, MODEL, call, exercise, relay
+
+PROVIDER = {
+    "baseUrl": f"{relay.url}/v1",
+    "api": "openai-completions",
+    "apiKey": KEY,
+    "models": [{"id": MODEL, "reasoning": True, "contextWindow": 131072, "maxTokens": 1024}],
+}
+
+folder = HOME / ".pi/agent"
+folder.mkdir(parents=True, exist_ok=True)
+(folder / "models.json").write_text(json.dumps({"providers": {"mxserve": PROVIDER}}))
+
+
+def ask(prompt: str) -> str:
+    return call("pi", "--provider", "mxserve", "--model", MODEL, "--tools", "read,ls", "-p", prompt,
+                PI_OFFLINE="1")  # fmt: skip
+
+
+exercise(ask, path="/v1/chat/completions", tool="read")
