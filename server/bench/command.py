@@ -9,11 +9,12 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import signal
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +72,27 @@ def _sizes(text: str) -> tuple[int, ...]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command, `replay` and `serve` in their own modules; returns its exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if words and words[0] in MODES:
-        return importlib.import_module(MODES[words[0]]).main(words[1:])
+    with _sigterm_interrupts():
+        if words and words[0] in MODES:
+            return importlib.import_module(MODES[words[0]]).main(words[1:])
+        return _main(words)
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """SIGTERM ends a benchmark as Ctrl-C does: no server it started may stay behind."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _main(words: Sequence[str]) -> int:
     options = parser().parse_args(words)
     try:
         folder = checkpoint_folder(options.model)

@@ -23,6 +23,8 @@ SAMPLE_S = 2.0
 IDLE_LIMIT_S = 60.0
 REQUEST_LIMIT_S = 300.0
 LONGEST_SLIP = 40
+# What memory may grow between the second and the last quarter: noise of an allocator.
+GROWTH, GROWTH_BYTES = 1.1, 16 << 20
 
 Verdict = Literal["same", "other words", "lost", "doubled"]
 
@@ -86,6 +88,12 @@ class Soak:
             for name in ("active", "queued")
             if self.idle.get(name)
         ]
+        for name, growth in (
+            ("resident", self.growth(lambda reading: reading.rss)),
+            ("active", self.growth(lambda reading: reading.active)),
+        ):
+            if growth is not None and growth[1] > GROWTH * growth[0] + GROWTH_BYTES:
+                found.append(f"{name} memory grew from {growth[0]:,} to {growth[1]:,} bytes")
         return found
 
     def growth(self, pick: Callable[[Reading], int | None]) -> tuple[int, int] | None:
