@@ -192,5 +192,5 @@ class Answer:
                 case ToolCallCut():
                     self._cut_call = True
                 case StopHit(stop=stop):
-                    self.reason, self.stop = "stop", stop
+                    self.reason, self.stop = "tool_calls" if self._calls else "stop", stop
         return events
