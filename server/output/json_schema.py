@@ -14,8 +14,7 @@ from typing import Any
 import llguidance
 
 from .grammar_error import GrammarError
-
-Schema = Mapping[str, Any] | bool
+from .schema_facts import Schema, exclude
 
 MAX_BYTES = 256 << 10
 MAX_NESTING = 64
@@ -46,7 +45,7 @@ def enforceable(schema: Schema, param: str) -> Schema:
     options for the grammar engine. Raises GrammarError for what is too large or nested too deeply,
     for other `oneOf`s, and for keywords that are not enforced."""
     _check_size(schema, param)
-    ready = _prepared(schema, "", param)
+    ready = _prepared(schema, "", schema, param)
     grammar = llguidance.LLMatcher.grammar_from_json_schema(json.dumps(ready), overrides=_OPTIONS)
     failed, told = llguidance.LLMatcher.validate_grammar_with_warnings(grammar)
     if failed:
@@ -74,7 +73,7 @@ def _check_size(schema: object, param: str) -> None:
     raise GrammarError(f"The schema is nested deeper than {MAX_NESTING} levels.", param)
 
 
-def _prepared(schema: Any, path: str, param: str) -> Any:
+def _prepared(schema: Any, path: str, root: Any, param: str) -> Any:
     if not isinstance(schema, Mapping):
         if not isinstance(schema, bool):
             raise GrammarError(f"The schema at {path or '/'} must be an object.", param)
@@ -82,26 +81,27 @@ def _prepared(schema: Any, path: str, param: str) -> Any:
     ready = {key: value for key, value in schema.items() if key != "x-guidance"}
     for key in _SCHEMAS:
         if isinstance(ready.get(key), (Mapping, bool)):
-            ready[key] = _prepared(ready[key], f"{path}/{key}", param)
+            ready[key] = _prepared(ready[key], f"{path}/{key}", root, param)
     for key in _LISTS:
         if isinstance(ready.get(key), list):
             ready[key] = [
-                _prepared(item, f"{path}/{key}/{i}", param) for i, item in enumerate(ready[key])
+                _prepared(item, f"{path}/{key}/{i}", root, param)
+                for i, item in enumerate(ready[key])
             ]
     for key in _MAPS:
         if isinstance(ready.get(key), Mapping):
             ready[key] = {
-                name: _prepared(item, f"{path}/{key}/{_escaped(name)}", param)
+                name: _prepared(item, f"{path}/{key}/{_escaped(name)}", root, param)
                 for name, item in ready[key].items()
             }
     if isinstance(ready.get("oneOf"), list):
-        _take_one_of(ready, path, param)
+        _take_one_of(ready, path, root, param)
     return ready
 
 
-def _take_one_of(schema: dict[str, Any], path: str, param: str) -> None:
+def _take_one_of(schema: dict[str, Any], path: str, root: Any, param: str) -> None:
     branches = schema["oneOf"]
-    exclusive = all(_exclude(a, b) for i, a in enumerate(branches) for b in branches[i + 1 :])
+    exclusive = all(exclude(a, b, root) for i, a in enumerate(branches) for b in branches[i + 1 :])
     if not exclusive or "anyOf" in schema:
         raise GrammarError(
             f"The keyword oneOf at {path or '/'} is not supported: nothing shows that only one of "
@@ -110,46 +110,6 @@ def _take_one_of(schema: dict[str, Any], path: str, param: str) -> None:
             param,
         )
     schema["anyOf"] = schema.pop("oneOf")
-
-
-def _exclude(a: Schema, b: Schema) -> bool:
-    """Whether it is plain that nothing matches both."""
-    if not isinstance(a, Mapping) or not isinstance(b, Mapping):
-        return False
-    kinds = [_types(schema) for schema in (a, b)]
-    if kinds[0] and kinds[1] and not kinds[0] & kinds[1]:
-        return True
-    values = [_constants(schema) for schema in (a, b)]
-    if values[0] is not None and values[1] is not None and not values[0] & values[1]:
-        return True
-    if kinds[0] != {"object"} or kinds[1] != {"object"}:
-        return False
-    shared = set(_required(a)) & set(_required(b))
-    for name in shared:
-        left, right = (_constants(schema.get("properties", {}).get(name)) for schema in (a, b))
-        if left is not None and right is not None and not left & right:
-            return True
-    return False
-
-
-def _types(schema: Mapping[str, Any]) -> set[str]:
-    declared = schema.get("type")
-    kinds: set[str] = {declared} if isinstance(declared, str) else set(declared or ())
-    if "number" in kinds:
-        kinds.add("integer")
-    return kinds
-
-
-def _constants(schema: object) -> set[str] | None:
-    if not isinstance(schema, Mapping):
-        return None
-    values = [schema["const"]] if "const" in schema else schema.get("enum")
-    return {json.dumps(v, sort_keys=True) for v in values} if isinstance(values, list) else None
-
-
-def _required(schema: Mapping[str, Any]) -> list[str]:
-    required = schema.get("required")
-    return [r for r in required if isinstance(r, str)] if isinstance(required, list) else []
 
 
 def _explained(schema: Schema, told: str) -> str:

@@ -14,12 +14,13 @@ from typing import Any
 import llguidance
 
 from .grammar_error import GrammarError
-from .json_schema import Schema, enforceable
+from .json_schema import enforceable
+from .schema_facts import Schema, resolved
 
 END = "\n</parameter>\n"
 _END_REGEX = r"\n<\/parameter>\n"
 _MAX_LENGTH = 4096
-_REFERENCES = 16
+_UNIONS = 16
 _JSON = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 _YEAR, _CLOCK = (
@@ -92,8 +93,10 @@ def _regex(regex: str) -> str:
 
 
 def _forms(schema: Schema, root: Schema, param: str, depth: int) -> Iterator[_Form]:
-    schema = _resolved(schema, root, param)
-    if depth > _REFERENCES:
+    whole, schema = schema, resolved(schema, root)
+    if schema is None:
+        raise GrammarError(f"The reference in {json.dumps(whole)[:100]} leads nowhere.", param)
+    if depth > _UNIONS:
         raise GrammarError("The schema's unions are nested too deeply.", param)
     if not isinstance(schema, Mapping):
         if schema is False:
@@ -188,19 +191,3 @@ def _standing_alone(
                 whole.setdefault(key, root[key])
     ready = enforceable(whole, param)
     return ready if isinstance(ready, Mapping) else {}
-
-
-def _resolved(schema: Schema, root: Schema, param: str) -> Schema:
-    """`schema`, or what its `$ref` points to, however often."""
-    for _ in range(_REFERENCES):
-        reference = schema.get("$ref") if isinstance(schema, Mapping) else None
-        if not isinstance(reference, str):
-            return schema
-        target: Any = root
-        for part in reference.removeprefix("#").split("/")[1:]:
-            name = part.replace("~1", "/").replace("~0", "~")
-            target = target.get(name) if isinstance(target, Mapping) else None
-        if target is None or not reference.startswith("#"):
-            raise GrammarError(f"The reference {reference!r:.100} points to nothing.", param)
-        schema = target
-    raise GrammarError("The schema's references go round in circles.", param)
