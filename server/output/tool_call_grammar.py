@@ -1,8 +1,9 @@
 """A tool call in the model's XML-like form, as rules for its tokens, segment by segment.
 
 A segment is the head with the name, the choice of the next parameter, a parameter's value, or the
-end; each ends at a line's end, where tokens end by themselves, and is a small grammar of its own.
-So parameters come in any order, each once, and the required ones before the end. Knows the tools
+end; each ends at a line's end, where tokens end by themselves (but for the newlines that a value
+begins with), and is a small grammar of its own. So parameters come in any order, each once, and the
+required ones before the end. Knows the tools
 and llguidance, not where in an answer a call stands.
 """
 
@@ -12,7 +13,7 @@ import json
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,6 +80,10 @@ class ToolGrammars:
         names = " | ".join(json.dumps(name) for name in tools)
         self.head = cache.lark(f'start: "\\n<function=" ({names}) ">\\n"')
         self.line = cache.lark('start: "\\n"')
+        # What may end a key's line and begin its value, by what is left of the line.
+        self.overlong = {
+            rest: cache.vocabulary.with_more_newlines(rest) for rest in (b">\n", b"\n")
+        }
 
     def keys(self, tool: ToolGrammar, left: frozenset[str], *, bare: bool) -> llguidance.LLMatcher:
         """What may follow when the parameters `left` were not written yet."""
@@ -171,7 +176,6 @@ class CallMachine:
         self._place = "line" if self._bare else "head"
         self._matcher = (grammars.line if self._bare else grammars.head).deep_copy()
         self._text = b""
-        self._key = ""
         self.done = False
         self.failure: str | None = None
 
@@ -181,6 +185,12 @@ class CallMachine:
             self.done = token == self._call_end
             self.failure = None if self.done else "a tool call did not end"
             return
+        for overlong, key, newlines in self._overlong():
+            if overlong == token:
+                self._enter_value(key)
+                if not self._matcher.consume_tokens(self._vocabulary.tokens(newlines)):
+                    self.failure = "a tool call left its grammar"
+                return
         self._text += self._vocabulary.text(token)
         if not self._matcher.consume_token(token):
             self.failure = "a tool call left its grammar"
@@ -191,9 +201,30 @@ class CallMachine:
                 self._next(self._text.decode("utf-8", "replace"))
 
     def mask(self) -> Mask:
+        """The tokens that may follow."""
         if self._place == "end":
             return self._vocabulary.mask([self._call_end])
-        return self._vocabulary.allowed(self._matcher)
+        mask = self._vocabulary.allowed(self._matcher)
+        begun = [
+            token
+            for token, key, newlines in self._overlong()
+            if self._value_of(key).deep_copy().consume_tokens(self._vocabulary.tokens(newlines))
+        ]
+        return mask | self._vocabulary.mask(begun) if begun else mask
+
+    def _overlong(self) -> Iterator[tuple[int, str, bytes]]:
+        """Tokens that end the line of a key and begin its value with newlines: each with that key
+        and those newlines."""
+        if self._place != "key" or not self._text.startswith(_PARAMETER.encode()):
+            return
+        for rest in (b">\n", b"\n"):
+            key = self._text.removeprefix(_PARAMETER.encode()).decode("utf-8", "replace")
+            if rest == b"\n" and not key.endswith(">"):
+                continue
+            key = key.removesuffix(">") if rest == b"\n" else key
+            if key in self._left:
+                for token, newlines in self._grammars.overlong[rest]:
+                    yield token, key, newlines
 
     def _next(self, text: str) -> None:
         """The segment `text` is complete."""
@@ -205,15 +236,22 @@ class CallMachine:
         if self._place == "key" and text.startswith(_FUNCTION_END):
             self._place, self.done = "end", self._bare
             return
+        if self._place == "key":
+            self._enter_value(text.removeprefix(_PARAMETER).removesuffix(">\n"))
+            return
         if self._tool is None:
             raise AssertionError("a call has a name by now")
-        if self._place == "key":
-            self._key = text.removeprefix(_PARAMETER).removesuffix(">\n")
-            self._left -= {self._key}
-            value = self._tool.values.get(self._key) or self._tool.others
-            if value is None:
-                raise AssertionError(f"no such parameter: {self._key}")
-            self._place, self._matcher = "value", value.deep_copy()
-            return
         keys = self._grammars.keys(self._tool, self._left, bare=self._bare)
         self._place, self._matcher = "key", keys.deep_copy()
+
+    def _enter_value(self, key: str) -> None:
+        self._matcher = self._value_of(key).deep_copy()
+        self._left -= {key}
+        self._place, self._text = "value", b""
+
+    def _value_of(self, key: str) -> llguidance.LLMatcher:
+        tool = self._tool
+        value = None if tool is None else tool.values.get(key) or tool.others
+        if value is None:
+            raise AssertionError(f"no such parameter: {key}")
+        return value

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 Mask = npt.NDArray[np.int32]
 WORD = 32
+_NEWLINES = 9  # in one token, at most
 
 # What one grammar may cost, so that no request can hold the worker.
 LIMITS = llguidance.LLParserLimits(max_lexer_states=50_000, verbose_errors=False)
@@ -70,3 +71,13 @@ class Vocabulary:
     def tokens(self, text: bytes) -> list[int]:
         """Some tokens whose bytes are `text`."""
         return self.tokenizer.tokenize_bytes(text)
+
+    def with_more_newlines(self, text: bytes) -> list[tuple[int, bytes]]:
+        """Tokens that are `text` and newlines after it, each with these newlines."""
+        found = []
+        for count in range(1, _NEWLINES):
+            more = b"\n" * count
+            tokens = self.tokens(text + more)
+            if len(tokens) == 1:
+                found.append((tokens[0], more))
+        return found
