@@ -18,7 +18,7 @@ def call(name, called, **arguments):
     return {"type": "tool_use", "id": called, "name": name, "input": arguments}
 
 
-def result(called, content="done", **fields):
+def result(called, content: object = "done", **fields):
     return {"type": "tool_result", "tool_use_id": called, "content": content, **fields}
 
 

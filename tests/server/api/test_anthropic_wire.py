@@ -13,6 +13,7 @@ from server.engine.events import (
     CacheReport,
     ContentDelta,
     Finished,
+    FinishReason,
     PrefillProgress,
     ReasoningDelta,
     Started,
@@ -26,7 +27,7 @@ TIMINGS = Timings(0, 0, 0, 0)
 CACHE = CacheReport(reused=7, prefilled=4, common=8)
 
 
-def finished(reason="stop", stop=None, **usage):
+def finished(reason: FinishReason = "stop", stop=None, **usage):
     counts = {"prompt_tokens": 11, "completion_tokens": 9, "reasoning_tokens": 4}
     told = Usage(**{**counts, "cached_tokens": 7, "thinking_cut": False, **usage})
     return Finished(0, reason, told, TIMINGS, stop)
@@ -60,7 +61,8 @@ def checked(told):
     kinds = [event["type"] for event in told]
     assert kinds[:2] == ["message_start", "ping"]
     assert kinds[-2:] == ["message_delta", "message_stop"]
-    blocks, open_block = [], None
+    blocks: list[dict] = []
+    open_block: dict | None = None
     for event in told[2:-2]:
         if event["type"] == "content_block_start":
             assert open_block is None
@@ -69,6 +71,7 @@ def checked(told):
             assert not any(open_block.get(key) for key in ("text", "thinking", "input"))
             blocks.append(open_block)
         elif event["type"] == "content_block_delta":
+            assert open_block is not None
             delta = event["delta"]
             field = delta["type"].removesuffix("_delta")
             field, key = ("json", "partial_json") if field == "input_json" else (field, field)
