@@ -25,7 +25,7 @@ from tests.conftest import start_server
 from .catalogue import CLIENTS, Client
 from .install import Installed, InstallFailed, install, node_folder
 from .process import clean_environment, run
-from .results import Check, Result, as_json, markdown, table
+from .results import Check, Result, as_json, published, table
 
 ROOT = Path(__file__).parents[2]
 EXERCISES = Path(__file__).parent / "exercises"
@@ -108,12 +108,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--keep", action="store_true", help="keep the clients' home folders and logs"
     )
-    parser.add_argument(
-        "--markdown", action="store_true", help="print the table of a JSON file; run nothing"
-    )
+    parser.add_argument("--publish", type=Path, help="write a JSON file's table into this document")
     options = parser.parse_args(arguments)
-    if options.markdown:
-        print(markdown(json.loads(options.json.read_text())))
+    if options.publish:
+        report = json.loads(options.json.read_text())
+        options.publish.write_text(published(options.publish.read_text(), report))
         return 0
     clients = chosen(options.only)
     PREFIXES.mkdir(exist_ok=True)

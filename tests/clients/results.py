@@ -95,3 +95,19 @@ def markdown(report: dict[str, Any]) -> str:
             f"{count}{note} |"
         )
     return "\n".join(lines)
+
+
+BEGIN, END = "<!-- table -->", "<!-- /table -->"
+
+
+def published(document: str, report: dict[str, Any]) -> str:
+    """The document with the report's table between its two marks."""
+    head, _, rest = document.partition(BEGIN)
+    _, mark, tail = rest.partition(END)
+    if not mark:
+        raise ValueError(f"no {BEGIN} and {END} in the document")
+    about = (
+        f"Tried on {report['date']} with mxserve {report['mxserve']} and its demo model, "
+        f"{report['system']}, Python {report['python']}."
+    )
+    return f"{head}{BEGIN}\n{about}\n\n{markdown(report)}\n{END}{tail}"

@@ -17,7 +17,7 @@ import pytest
 from tests.clients import __main__ as command
 from tests.clients.exercises.relay import Relay
 from tests.clients.process import clean_environment, run
-from tests.clients.results import Check, Result, as_json, markdown, table
+from tests.clients.results import Check, Result, as_json, published, table
 
 RESULT = Result("x", "sdk", "1.0", ("chat",), (Check("plain", True, 0.1),), 1.0, 0.0, 0)
 
@@ -84,11 +84,17 @@ def test_what_fails_a_run(result, wrong):
     assert ("FAILED" in table([result])) == wrong
 
 
-def test_the_published_table_is_the_json(tmp_path):
+def test_the_published_table_is_the_json():
     known = replace(RESULT, checks=(Check("image", False, 1, "no", "none are taken"),))
-    text = markdown(json.loads(as_json([RESULT, known], {"date": "2026-11-24"})))
+    report = json.loads(as_json([RESULT, known], {**command.about(), "date": "2026-11-24"}))
+    text = published("before\n<!-- table -->\nold\n<!-- /table -->\nafter\n", report)
+    assert text.startswith("before\n<!-- table -->\nTried on 2026-11-24 with mxserve ")
+    assert text.endswith("\n<!-- /table -->\nafter\n")
+    assert "old" not in text
     assert "| x | 1.0 | chat | plain | 1 of 1 |" in text
     assert "0 of 1 (image: none are taken)" in text
+    with pytest.raises(ValueError, match="<!-- table -->"):
+        published("nothing", report)
 
 
 def test_clients_are_chosen_by_name_and_kind():
@@ -143,20 +149,22 @@ def relay():
 
 CALL = {"type": "function", "function": {"name": "glob"}}
 DIALECTS = [
-    ("/v1/chat/completions", {"messages": [], "tools": [CALL]}, CALL),
+    ("/v1/chat/completions", {"messages": [], "tools": [CALL]}, CALL, "max_tokens"),
     ("/v1/responses", {"input": [], "tools": [{"type": "function", "name": "glob"}]},
-     {"type": "function", "name": "glob"}),
-    ("/v1/messages", {"messages": [], "tools": [{"name": "glob"}]},
-     {"type": "tool", "name": "glob"}),
+     {"type": "function", "name": "glob"}, "max_output_tokens"),
+    ("/v1/messages", {"messages": [], "tools": [{"name": "glob"}], "max_tokens": 32000},
+     {"type": "tool", "name": "glob"}, "max_tokens"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("path", "body", "choice"), DIALECTS)
-def test_the_relay_forces_one_call(relay, path, body, choice):
+@pytest.mark.parametrize(("path", "body", "choice", "limit"), DIALECTS)
+def test_the_relay_forces_one_call(relay, path, body, choice, limit):
     relay.force = "glob"
-    first, second = (httpx.post(relay.url + path, json=body).json() for _ in range(2))
-    assert first == {**body, "tool_choice": choice}
-    assert second == body
+    first, second = (
+        httpx.post(relay.url + path, json={**body, "model": "m"}).json() for _ in range(2)
+    )
+    assert first == {**second, "tool_choice": choice}
+    assert second == {**body, "model": "m", limit: 1024}
     assert [passed.forced for passed in relay.passed] == [True, False]
     assert relay.passed[0].cache == "reused=3"
 

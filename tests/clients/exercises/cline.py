@@ -18,4 +18,4 @@ def ask(prompt: str) -> str:
     return json.dumps(events[-3:])
 
 
-exercise(ask, path="/v1/chat/completions", tool="read_files")
+exercise(ask, path="/v1/chat/completions", tool="team_status")

@@ -1,8 +1,9 @@
 """A relay between an agent and the server, in the exercise's own process.
 
-It writes down what went by, refuses every other host (agents are given it as their proxy), and
-can turn one request's tool choice from the model's to a named tool: the demo is too small to choose
-among an agent's tools, and the round trip is what is tried. Otherwise bodies pass as they come.
+It writes down what went by and refuses every other host (agents are given it as their proxy). The
+demo is too small for an agent, so requests are changed in two ways: one request's tool choice from
+the model's to a named tool, since the round trip is what is tried, and the longest answer to a
+length that ends soon where the demo loses itself. Otherwise bodies pass as they come.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
+LONGEST = 1024  # tokens of one answer
 HOP = {"connection", "transfer-encoding", "content-length", "keep-alive", "host"}
 
 
@@ -77,7 +79,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("content-length") or 0))
         seen = Passed(self.command, self.path.partition("?")[0], _json(body))
         self.server.passed.append(seen)
-        body = self._forced(seen, body)
+        body = self._changed(seen, body)
         headers = {k: v for k, v in self.headers.items() if k.lower() not in HOP}
         target = self.server.target
         connection = http.client.HTTPConnection(target.hostname or "", target.port, timeout=600)
@@ -87,21 +89,23 @@ class _Handler(BaseHTTPRequestHandler):
         finally:
             connection.close()
 
-    def _forced(self, seen: Passed, body: bytes) -> bytes:
-        name = self.server.force
-        offered = {tool.get("name") or tool.get("function", {}).get("name")
-                   for tool in (seen.request or {}).get("tools") or []}  # fmt: skip
-        if not name or name not in offered or seen.has_result:
+    def _changed(self, seen: Passed, body: bytes) -> bytes:
+        given = seen.request
+        if self.command != "POST" or not given or "model" not in given:
             return body
-        self.server.force = ""
-        seen.forced = True
-        if seen.path.endswith("/messages"):
-            choice: dict[str, Any] = {"type": "tool", "name": name}
-        elif seen.path.endswith("/responses"):
-            choice = {"type": "function", "name": name}
-        else:
-            choice = {"type": "function", "function": {"name": name}}
-        return json.dumps({**seen.request, "tool_choice": choice}).encode()
+        name = "max_output_tokens" if seen.path.endswith("/responses") else "max_tokens"
+        name = "max_completion_tokens" if "max_completion_tokens" in given else name
+        changes: dict[str, Any] = {name: min(LONGEST, given.get(name) or LONGEST)}
+        if seen.path.endswith("count_tokens"):
+            changes = {}
+        offered = {tool.get("name") or tool.get("function", {}).get("name")
+                   for tool in given.get("tools") or []}  # fmt: skip
+        tool = self.server.force
+        if tool and tool in offered and not seen.has_result:
+            self.server.force = ""
+            seen.forced = True
+            changes["tool_choice"] = _choice(seen.path, tool)
+        return json.dumps({**given, **changes}).encode()
 
     def _answer(self, answer: http.client.HTTPResponse, seen: Passed) -> None:
         seen.status = answer.status
@@ -120,6 +124,15 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.flush()
 
     do_GET = do_POST = do_HEAD = do_DELETE = do_PUT = do_OPTIONS = _relay
+
+
+def _choice(path: str, tool: str) -> dict[str, Any]:
+    """The named tool choice of the path's dialect."""
+    if path.endswith("/messages"):
+        return {"type": "tool", "name": tool}
+    if path.endswith("/responses"):
+        return {"type": "function", "name": tool}
+    return {"type": "function", "function": {"name": tool}}
 
 
 def _json(body: bytes) -> Any:
