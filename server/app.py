@@ -12,7 +12,17 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
 from server import __version__, middleware
-from server.api import anthropic, chat, completions, errors, health, models, openapi, tokenize
+from server.api import (
+    anthropic,
+    chat,
+    completions,
+    errors,
+    health,
+    models,
+    openapi,
+    responses,
+    tokenize,
+)
 from server.api.cache_wire import CACHE_HEADER
 from server.api.serving import Serving
 from server.engine.errors import EngineError
@@ -38,7 +48,8 @@ def create_app(settings: Settings, engine: Serving) -> ASGIApp:
     )
     app.state.settings = settings
     app.state.engine = engine
-    modules = (anthropic, chat, completions, tokenize, models, health, openapi)
+    app.state.responses = responses.responses_for(settings)
+    modules = (anthropic, chat, completions, responses, tokenize, models, health, openapi)
     for module in modules:
         app.include_router(module.router)
     app.state.routes = [route for module in modules for route in module.router.routes]
@@ -51,7 +62,7 @@ def create_app(settings: Settings, engine: Serving) -> ASGIApp:
         layers = CORSMiddleware(
             layers,
             allow_origins=settings.cors_origins,
-            allow_methods=["GET", "POST", "HEAD"],
+            allow_methods=["GET", "POST", "DELETE", "HEAD"],
             allow_headers=["*"],
             expose_headers=EXPOSED_HEADERS,
         )

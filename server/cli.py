@@ -84,6 +84,12 @@ def _add_serve_flags(serve: argparse.ArgumentParser) -> None:
     add("--disk-cache", metavar="DIR|off", help="prompt cache on disk (default: per-user folder)")
     add("--disk-cache-bytes", metavar="SIZE", help="its largest size, 0 is off (default: 20GiB)")
     add(
+        "--response-store",
+        metavar="DIR|memory|off",
+        help="where responses are kept for previous_response_id (default: per-user folder)",
+    )
+    add("--response-store-bytes", metavar="SIZE", help="its largest size (default: 1GiB)")
+    add(
         "--effort-budgets",
         metavar="low=N,...",
         help="thinking tokens of each reasoning effort, or none for no limit "

@@ -23,6 +23,7 @@ from pydantic_settings import (
 from model.thinking import EFFORT_BUDGETS
 from server.engine import EngineSettings
 from server.engine.cache_folder import default_folder
+from server.state_folder import state_folder
 
 PREFIX = "MXSERVE_"
 MIB = 1 << 20
@@ -56,6 +57,8 @@ class Settings(BaseSettings):
     cache_bytes: int | None = Field(None, ge=0)
     disk_cache: Path | Literal["off"] | None = None
     disk_cache_bytes: int = Field(20 << 30, ge=0)
+    response_store: Path | Literal["memory", "off"] | None = None
+    response_store_bytes: int = Field(1 << 30, ge=0)
     effort_budgets: Annotated[Mapping[str, int | None], NoDecode] = DEFAULT_BUDGETS
     request_timeout: float | None = Field(None, gt=0)
     max_body_bytes: int = Field(32 * MIB, ge=1024)
@@ -83,7 +86,9 @@ class Settings(BaseSettings):
             return init_settings, env_settings
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, Path(path))
 
-    @field_validator("cache_bytes", "disk_cache_bytes", "max_body_bytes", mode="before")
+    @field_validator(
+        "cache_bytes", "disk_cache_bytes", "response_store_bytes", "max_body_bytes", mode="before"
+    )
     @classmethod
     def _size(cls, value: Any) -> Any:
         match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
@@ -106,6 +111,11 @@ class Settings(BaseSettings):
         if value in ("", "off"):
             return "off"
         return Path(value).expanduser().absolute() if isinstance(value, (str, Path)) else value
+
+    @field_validator("response_store", mode="before")
+    @classmethod
+    def _place(cls, value: Any) -> Any:
+        return value if value == "memory" else cls._folder(value)
 
     @field_validator("cors_origins", "allowed_hosts", mode="before")
     @classmethod
@@ -139,6 +149,10 @@ class Settings(BaseSettings):
         if not is_loopback(self.host):
             return self.allowed_hosts or None
         return ["localhost", "127.0.0.1", "[::1]", _as_host(self.host), *self.allowed_hosts]
+
+    def response_place(self) -> Path | Literal["memory", "off"]:
+        """Where responses are kept."""
+        return state_folder() / "responses" if self.response_store is None else self.response_store
 
     def engine(self) -> EngineSettings:
         """The engine's part of the settings."""

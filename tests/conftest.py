@@ -53,9 +53,9 @@ def start_server(
     *flags: str, seconds: float = 120, program: Sequence[str] = ("server",)
 ) -> ServerProcess:
     """Starts `mxserve serve`, or another `program` with its interface, on a free port; returns when
-    it is ready or has ended. Nothing goes to the user's own cache folder."""
+    it is ready or has ended. Nothing goes to the user's own folders."""
     command = [sys.executable, "-m", *program, "serve", "--port", "0", *flags]
-    env = {"MXSERVE_DISK_CACHE": "off", **os.environ}
+    env = {"MXSERVE_DISK_CACHE": "off", "MXSERVE_RESPONSE_STORE": "memory", **os.environ}
     process = subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True)
     server = ServerProcess(process)
     settled = threading.Event()

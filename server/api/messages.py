@@ -22,7 +22,7 @@ Message = dict[str, Any]
 def template_messages(wire: list[Any]) -> list[Message]:
     """`wire` in the template's shape. Raises ApiError naming the message and field at fault."""
     messages = [_message(item, f"messages[{i}]") for i, item in enumerate(wire)]
-    return _with_a_question(messages)
+    return with_a_question(messages)
 
 
 def _message(item: Any, where: str) -> Message:
@@ -104,14 +104,14 @@ def _call(call: Any, where: str) -> Message:
         raise ApiError(f"{where}.function.name must be a non-empty string.", param=where)
     told: Message = {
         "type": "function",
-        "function": {"name": name, "arguments": _arguments(function.get("arguments"))},
+        "function": {"name": name, "arguments": arguments_of(function.get("arguments"))},
     }
     if isinstance(call.get("id"), str):
         told = {"id": call["id"], **told}
     return told
 
 
-def _arguments(arguments: Any) -> dict[str, Any]:
+def arguments_of(arguments: Any) -> dict[str, Any]:
     """Arguments as a mapping. A history may hold a call that was cut off: its text is kept."""
     if isinstance(arguments, Mapping):
         return dict(arguments)
@@ -124,7 +124,7 @@ def _arguments(arguments: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {"arguments": arguments}
 
 
-def _with_a_question(messages: list[Message]) -> list[Message]:
+def with_a_question(messages: list[Message]) -> list[Message]:
     """Instructions alone are the question: templates need a user's turn."""
     if messages and all(message["role"] == "system" for message in messages):
         return [*messages[:-1], {**messages[-1], "role": "user"}]

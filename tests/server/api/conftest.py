@@ -204,7 +204,7 @@ def launch() -> Iterator[Callable[..., Served]]:
     def start(**settings: Any) -> Served:
         engine = ScriptedEngine()
         sockets = listen("127.0.0.1", 0)
-        app = create_app(Settings(**settings), engine)
+        app = create_app(Settings(**{"response_store": "memory", **settings}), engine)
         server = uvicorn.Server(
             uvicorn.Config(app, http="h11", ws="none", lifespan="off", log_level="critical")
         )
