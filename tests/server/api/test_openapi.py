@@ -13,7 +13,7 @@ from schemathesis import GenerationMode
 from server.api.openapi import document, operation
 from server.engine.events import ContentDelta, Started
 
-BUDGET_S = 8  # for each operation, however slow the machine
+BUDGET_S = 5  # for each operation, however slow the machine
 
 
 @pytest.fixture
@@ -31,6 +31,8 @@ def test_the_document_names_every_route(described):
     for path in (
         "/v1/chat/completions",
         "/v1/completions",
+        "/v1/responses",
+        "/v1/messages",
         "/v1/models",
         "/v1/models/{name}",
         "/tokenize",
@@ -83,6 +85,11 @@ MODES = {
 OPERATIONS = [
     ("POST", "/v1/chat/completions"),
     ("POST", "/v1/completions"),
+    ("POST", "/v1/responses"),
+    ("POST", "/v1/messages"),
+    ("POST", "/v1/messages/count_tokens"),
+    ("POST", "/v1/messages"),
+    ("POST", "/v1/messages/count_tokens"),
     ("POST", "/tokenize"),
     ("POST", "/detokenize"),
     ("POST", "/apply-template"),
@@ -109,7 +116,7 @@ def test_schemathesis(served, scripts, described, method, path, mode):
     cases = schema[path][method].as_strategy(generation_mode=mode)
 
     @settings(
-        max_examples=20,
+        max_examples=12,
         database=None,
         phases=[Phase.explicit, Phase.generate],
         suppress_health_check=[
