@@ -6,14 +6,15 @@
     </parameter>
     </function>
 
-Knows this grammar only, nothing of what values mean; a value may hold any text, this very grammar
-included, and ends at the first `</parameter>` that is followed by another parameter or by the end
-of the call.
+Knows this grammar only, nothing of what values mean. A value may hold any text, this very grammar
+included, and ends at the first line `</parameter>` that is followed by another parameter or by the
+end of the call; one that does not begin on its own line, at any such `</parameter>`.
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from enum import Enum, auto
 from functools import reduce
 from typing import Protocol
@@ -31,18 +32,34 @@ def _beginning(tag: str) -> str:
     return inner.removesuffix("?")
 
 
+@dataclass(frozen=True, slots=True)
+class _Ending:
+    """How a value ends. end: with its newline, where what follows shows it to be the end;
+    undecided: what more text may make an end, at the end of the text."""
+
+    end: re.Pattern[str]
+    undecided: re.Pattern[str]
+
+
+def _ending(before: str, after: str) -> _Ending:
+    elements, begun = "|".join(_ELEMENTS), "|".join(map(_beginning, _ELEMENTS))
+    undecided = (
+        rf"{before}(?:{_beginning(_PARAMETER_END)}|{_PARAMETER_END}{after}(?:{begun})?)"
+        rf"|\n?(?:{_beginning(_FUNCTION_END)}"
+        rf"|{_FUNCTION_END}\s{{0,16}}(?:{_CALL_END}\s{{0,16}}|{_beginning(_CALL_END)})?)"
+        r"|\n"
+    )
+    return _Ending(
+        re.compile(rf"{before}{_PARAMETER_END}(?={after}(?:{elements}))"),
+        re.compile(rf"(?:{undecided})\Z"),
+    )
+
+
 # Blanks are bounded, so that no more than _MOST_HELD characters are ever undecided.
-_BLANKS = r"\s{0,32}"
-_VALUE_END = re.compile(rf"\n?{_PARAMETER_END}(?={_BLANKS}(?:{'|'.join(_ELEMENTS)}))")
+_ON_ITS_LINE = _ending(r"\n", r"\n\s{0,32}")
+_ANYWHERE = _ending(r"\n?", r"\s{0,32}")
 # A model that leaves its last parameter open, and ends the call: known only when the text ends.
 _OPEN_END = re.compile(rf"\n?{_FUNCTION_END}\s{{0,16}}{_CALL_END}\s{{0,16}}")
-_UNDECIDED = re.compile(
-    rf"(?:{_beginning(_PARAMETER_END)}"
-    rf"|{_PARAMETER_END}{_BLANKS}(?:{'|'.join(map(_beginning, _ELEMENTS))})?"
-    rf"|{_beginning(_FUNCTION_END)}"
-    rf"|{_FUNCTION_END}\s{{0,16}}(?:{_CALL_END}\s{{0,16}}|{_beginning(_CALL_END)})?"
-    r")\Z"
-)
 _MOST_HELD = 64
 
 
@@ -67,11 +84,12 @@ class ToolCallReader:
     Each character is looked at a bounded number of times, however the text is cut, and a value's
     goes on as soon as it cannot be part of the value's end."""
 
-    __slots__ = ("_parameters", "_place")
+    __slots__ = ("_ending", "_parameters", "_place")
 
     def __init__(self, parameters: Parameters) -> None:
         self._parameters = parameters
         self._place = _Place.BETWEEN
+        self._ending = _ON_ITS_LINE
 
     @property
     def complete(self) -> bool:
@@ -96,7 +114,8 @@ class ToolCallReader:
     def finish(self, rest: str) -> None:
         """Nothing follows `rest`, which no step took: a call whose own end the model wrote is
         complete, though its last parameter was left open."""
-        if self._place is _Place.VALUE and _OPEN_END.fullmatch(rest):
+        inside = self._place in (_Place.VALUE_START, _Place.VALUE)
+        if inside and _OPEN_END.fullmatch(rest):
             self._parameters.end()
             self._place = _Place.END
 
@@ -127,27 +146,39 @@ class ToolCallReader:
     def _value_start(self, text: str, at: int) -> int | None:
         if at == len(text):
             return None
-        self._place = _Place.VALUE
-        return at + text.startswith("\n", at)
+        if text[at] != "\n":
+            self._ending, self._place = _ANYWHERE, _Place.VALUE
+            return at
+        # The newline that opens the value may also be the one that closes it.
+        if found := _ON_ITS_LINE.end.match(text, at):
+            return self._ended(found)
+        if _ON_ITS_LINE.undecided.match(text, at):
+            return None
+        self._ending, self._place = _ON_ITS_LINE, _Place.VALUE
+        return at + 1
 
     def _value(self, text: str, at: int) -> int | None:
         end = text.find(_PARAMETER_END, at)
-        if end >= 0 and (found := _VALUE_END.search(text, max(at, end - 1))):
+        if end >= 0 and (found := self._ending.end.search(text, max(at, end - 1))):
             self._parameters.add(text[at : found.start()])
-            self._parameters.end()
-            self._place = _Place.BETWEEN
-            return found.end()
-        to = _decided(text, at)
+            return self._ended(found)
+        to = self._decided(text, at)
         if to == at:
             return None
         self._parameters.add(text[at:to])
         return to
 
+    def _ended(self, found: re.Match[str]) -> int:
+        self._parameters.end()
+        self._place = _Place.BETWEEN
+        return found.end()
 
-def _decided(text: str, at: int) -> int:
-    """Where the end of `text` begins that may become the end of a value, with its newline."""
-    to = text.find("<", max(at, len(text) - _MOST_HELD))
-    while to >= 0 and not _UNDECIDED.match(text, to):
-        to = text.find("<", to + 1)
-    to = len(text) if to < 0 else to
-    return to - text.startswith("\n", to - 1) if to > at else to
+    def _decided(self, text: str, at: int) -> int:
+        """Where the end of `text` begins that may become the end of the value."""
+        tag = text.find("<", max(at, len(text) - _MOST_HELD))
+        while tag >= 0:
+            start = tag - (tag > at and text[tag - 1] == "\n")
+            if self._ending.undecided.match(text, start):
+                return start
+            tag = text.find("<", tag + 1)
+        return len(text) - (len(text) > at and text.endswith("\n"))

@@ -25,7 +25,8 @@ class Killed(BaseException):
 
 class Faults:
     """Counted faults go off as often as their file's number says; `hold`, `slow` and `slow-disk`
-    (seconds), and `full-disk`, last as long as their file is there. Every call is written to the file `calls`."""
+    (seconds), and `full-disk`, last as long as their file is there. Every call is written to the
+    file `calls`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -183,7 +183,7 @@ def test_scores_of_a_prompt_are_those_of_its_logits(model: Model) -> None:
     ]
     logits = model.logits(prompt)
     for place, scored in enumerate(found):
-        row = (logits[place] - mx.logsumexp(logits[place])).tolist()
+        row = np.array(logits[place] - mx.logsumexp(logits[place])).tolist()
         assert scored.logprob == pytest.approx(row[prompt[place + 1]], abs=1e-3)
         assert [value for _, value in scored.top] == pytest.approx(
             sorted(row, reverse=True)[:5], abs=1e-3

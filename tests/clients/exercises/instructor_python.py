@@ -31,7 +31,8 @@ def ask(mode: instructor.Mode, **fields: Any) -> Any:
 
 @check("structured output by json_schema")
 def schema() -> None:
-    expect(ask(instructor.Mode.JSON_SCHEMA) == Capital(country="Spain", capital="Madrid"))
+    answer = ask(instructor.Mode.JSON_SCHEMA)
+    expect(answer == Capital(country="Spain", capital="Madrid"), answer)
 
 
 @check("structured output by a forced tool")

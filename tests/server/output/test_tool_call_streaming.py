@@ -32,7 +32,7 @@ SCHEMAS = {
 PARAMETERS = {"type": "object", "properties": SCHEMAS}
 TOOLS = [{"type": "function", "function": {"name": "f", "parameters": PARAMETERS}}]
 UNDECIDED = 64  # most characters that may have to wait for the next
-END = re.compile(r"</parameter>\s*(?:<parameter=|</function>|</tool_call>)")
+END = re.compile(r"\n</parameter>\n\s*(?:<parameter=|</function>|</tool_call>)")
 CALL_END = "</function>\n</tool_call>"
 FRAGMENTS = [
     *("</parameter>", "</parameter>\n", "</param", "<parameter=x>", "</function>", CALL_END),
@@ -58,8 +58,7 @@ def _written(given_parameters, name="f"):
 
 def _can_be_written(value):
     """Whether the value holds none of what ends a parameter: the form has no escapes."""
-    rendered = f"{value}\n</parameter>\n</function>"
-    found = END.search(rendered)
+    found = END.search(f"\n{value}\n</parameter>\n</function>")
     return found is not None and found.start() == len(value) + 1
 
 
@@ -163,12 +162,12 @@ def test_a_string_without_tags_is_shown_at_once():
         ("a < b", "\\na < b"),
         ("</", None),
         ("p>", "</p>"),
-        ("\n</parameter", None),
-        ("> ", "\\n</parameter"),
+        ("</parameter>\n", "</parameter>"),
+        ("</parameter", None),
+        (">", None),
+        (" ", "\\n</parameter> "),
     ]:
         expected = [] if shown is None else [ToolCallArguments(0, shown)]
-        if piece == "> ":  # may still be the end
-            expected = []
         assert parser.feed(piece) == expected, piece
 
 
@@ -248,6 +247,25 @@ def test_lines_of_any_kind_keep_their_ends():
     for value in ("a\r\nb\r\n", "\n\na", "a\n\n", "\r", "\n", " a ", "\t"):
         events = _events(_written([("text", value), ("any", value)]))
         assert json.loads("".join(_arguments(events))) == {"text": value, "any": value}
+
+
+def test_a_value_ends_on_its_own_line_when_it_began_on_its_own():
+    code = 'f("<parameter=a>x</parameter></function></tool_call>")'
+    events = _events(_written([("text", code), ("any", code)]))
+    assert json.loads("".join(_arguments(events))) == {"text": code, "any": code}
+
+
+@pytest.mark.parametrize("value", ["", "x", "a\nb"])
+def test_a_value_that_began_beside_its_tag_ends_beside_one(value):
+    text = f"<tool_call><function=f><parameter=text>{value}</parameter><parameter=whole>1"
+    events = _events(f"{text}</parameter></function></tool_call>")
+    assert json.loads("".join(_arguments(events))) == {"text": value, "whole": 1}
+
+
+def test_an_empty_value_may_have_one_newline_or_two():
+    for newlines in ("\n", "\n\n"):
+        text = f"<tool_call>\n<function=f>\n<parameter=text>{newlines}</parameter>\n</function>"
+        assert "".join(_arguments(_events(text))) == '{"text": ""}'
 
 
 PATTERNS = [
