@@ -32,7 +32,9 @@ def ask(mode: instructor.Mode, **fields: Any) -> Any:
 @check("structured output by json_schema")
 def schema() -> None:
     answer = ask(instructor.Mode.JSON_SCHEMA)
-    expect(answer == Capital(country="Spain", capital="Madrid"), answer)
+    # instructor answers with a class of its own made from ours, which equals no instance of ours.
+    expect(isinstance(answer, Capital), type(answer))
+    expect(answer.model_dump() == {"country": "Spain", "capital": "Madrid"}, answer)
 
 
 @check("structured output by a forced tool")
