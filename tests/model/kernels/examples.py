@@ -1,0 +1,176 @@
+"""Random arguments of the fused regions, at the real model's sizes, the demo's and odd ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from model.config import QuantSpec
+from model.quantized import AnyExpertLinear, ExpertLinear, QuantizedExpertLinear
+
+MXFP8 = QuantSpec(8, 32, "mxfp8")
+AFFINE8 = QuantSpec(8, 64, "affine")
+EPS = 1e-6
+
+Arguments = dict[str, Any]
+
+
+class Draw:
+    """Random arrays of one dtype from one seed."""
+
+    def __init__(self, dtype: mx.Dtype, seed: int = 0) -> None:
+        self.dtype = dtype
+        self._rng = np.random.default_rng(seed)
+
+    def normal(self, *shape: int, scale: float = 1.0) -> mx.array:
+        return self.float32(*shape, scale=scale).astype(self.dtype)
+
+    def float32(self, *shape: int, scale: float = 1.0) -> mx.array:
+        return mx.array((self._rng.normal(size=shape) * scale).astype(np.float32))
+
+    def gain(self, size: int) -> mx.array:
+        """A norm's weight: around one."""
+        return (1 + self.float32(size, scale=0.2)).astype(self.dtype)
+
+    def integers(self, low: int, high: int, *shape: int) -> mx.array:
+        """Inclusive of both ends."""
+        return mx.array(self._rng.integers(low, high, shape, endpoint=True).astype(np.int32))
+
+    def choices(self, rows: int, of: int, count: int) -> mx.array:
+        """`count` distinct numbers below `of` for each row."""
+        picked = [self._rng.choice(of, count, replace=False) for _ in range(rows)]
+        return mx.array(np.array(picked).astype(np.uint32))
+
+
+def residual_norm(draw: Draw, rows: int, hidden: int, tokens: int = 1) -> Arguments:
+    return {
+        "x": draw.normal(rows, tokens, hidden),
+        "delta": draw.normal(rows, tokens, hidden),
+        "weight": draw.gain(hidden),
+        "eps": EPS,
+    }
+
+
+@dataclass(frozen=True)
+class DeltaSizes:
+    key_heads: int
+    value_heads: int
+    key_dim: int
+    value_dim: int
+    width: int = 4
+
+
+def delta_step(draw: Draw, rows: int, sizes: DeltaSizes) -> Arguments:
+    Hk, Hv, Dk, Dv = sizes.key_heads, sizes.value_heads, sizes.key_dim, sizes.value_dim
+    channels = 2 * Hk * Dk + Hv * Dv
+    return {
+        "qkvz": draw.normal(rows, 1, channels + Hv * Dv),
+        "a": draw.normal(rows, 1, Hv),
+        "b": draw.normal(rows, 1, Hv),
+        "conv_tail": draw.normal(rows, sizes.width - 1, channels),
+        "taps": draw.normal(sizes.width, channels, scale=0.5),
+        "decay_rate": mx.exp(draw.float32(Hv)),
+        "dt_bias": draw.float32(Hv),
+        "norm": draw.gain(Dv),
+        "eps": EPS,
+        "recurrent": draw.float32(rows, Hv, Dv, Dk, scale=0.3),
+        "key_heads": Hk,
+        "value_heads": Hv,
+    }
+
+
+@dataclass(frozen=True)
+class HeadSizes:
+    heads: int
+    kv_heads: int
+    dim: int
+
+
+def qk_norm_rope(
+    draw: Draw, rows: int, sizes: HeadSizes, rotary_dims: int, last: int = 4000
+) -> Arguments:
+    return {
+        "qkv": draw.normal(rows, 1, 2 * (sizes.heads + sizes.kv_heads) * sizes.dim),
+        "q_norm": draw.gain(sizes.dim),
+        "k_norm": draw.gain(sizes.dim),
+        "eps": EPS,
+        "positions": draw.integers(0, last, rows),
+        "rotary_dims": rotary_dims,
+        "base": 1e7,
+        "heads": sizes.heads,
+        "kv_heads": sizes.kv_heads,
+    }
+
+
+def decode_attention(
+    draw: Draw, rows: int, sizes: HeadSizes, capacity: int, tail: int, tail_length: int
+) -> Arguments:
+    K, D = sizes.kv_heads, sizes.dim
+    lengths = draw.integers(0, capacity, rows)
+    filled = mx.full((rows,), tail_length, mx.int32)
+    return {
+        "q": draw.normal(rows, sizes.heads, 1, D),
+        "body_keys": draw.normal(rows, K, capacity, D),
+        "body_values": draw.normal(rows, K, capacity, D),
+        "tail_keys": draw.normal(rows, K, tail, D),
+        "tail_values": draw.normal(rows, K, tail, D),
+        "body_lengths": lengths,
+        "tail_length": filled[0],
+        "scale": D**-0.5,
+        "gate": draw.normal(rows, 1, sizes.heads * D),
+    }
+
+
+@dataclass(frozen=True)
+class ExpertSizes:
+    experts: int
+    chosen: int
+    inner: int
+    hidden: int
+
+
+def expert_down(
+    draw: Draw, rows: int, sizes: ExpertSizes, spec: QuantSpec | None, *, residual: bool = True
+) -> Arguments:
+    weights = mx.softmax(draw.float32(rows, sizes.chosen), axis=-1)
+    return {
+        "gate_up": draw.normal(rows, sizes.chosen, 2 * sizes.inner),
+        "down": down_projection(draw, sizes, spec),
+        "experts": draw.choices(rows, sizes.experts, sizes.chosen),
+        "weights": weights,
+        "residual": draw.normal(rows, sizes.hidden) if residual else None,
+    }
+
+
+def down_projection(draw: Draw, sizes: ExpertSizes, spec: QuantSpec | None) -> AnyExpertLinear:
+    weight = draw.normal(sizes.experts, sizes.hidden, sizes.inner, scale=sizes.inner**-0.5)
+    if spec is None:
+        return ExpertLinear(weight)
+    packed = mx.quantize(weight, group_size=spec.group_size, bits=spec.bits, mode=spec.mode)
+    return QuantizedExpertLinear(packed[0], packed[1], packed[2] if len(packed) > 2 else None, spec)
+
+
+def in_float32(arguments: Arguments) -> Arguments:
+    """The same values with every activation and plain weight in float32."""
+
+    def widened(value: Any) -> Any:
+        if isinstance(value, mx.array) and mx.issubdtype(value.dtype, mx.floating):
+            return value.astype(mx.float32)
+        if isinstance(value, ExpertLinear):
+            return ExpertLinear(value.weight.astype(mx.float32))
+        if isinstance(value, QuantizedExpertLinear):
+            dense = mx.dequantize(
+                value.weight,
+                scales=value.scales,
+                biases=value.biases,
+                group_size=value.spec.group_size,
+                bits=value.spec.bits,
+                mode=value.spec.mode,
+            )
+            return ExpertLinear(dense.astype(mx.float32))
+        return value
+
+    return {name: widened(value) for name, value in arguments.items()}
