@@ -18,17 +18,21 @@ import httpx
 from server.bench.client import BenchError
 from server.bench.servers import DEMO, OURS, ServerProcess, free_port, own_server
 
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+
 
 @dataclass(frozen=True, slots=True)
 class Peer:
     """A package that serves the same checkpoints. `arguments` come before model and port.
 
+    torch: what it needs of PyTorch; on Linux installed first, in the builds for CPUs.
     counts_saved: its usage hides its cache, but GET /v1/status sums up what the cache saved.
     """
 
     name: str
     version: str
     arguments: tuple[str, ...]
+    torch: tuple[str, ...] = ()
     model_flag: tuple[str, ...] = ()
     model_name: str | None = None
     counts_saved: bool = False
@@ -57,6 +61,7 @@ PEERS = {
                 *("--reasoning-parser", "qwen3"),
                 *("--enable-auto-tool-choice", "--tool-call-parser", "qwen3_xml"),
             ),
+            torch=("torch==2.13.0", "torchvision==0.28.0"),
             counts_saved=True,
         ),
     )
@@ -132,14 +137,32 @@ def _python(peer: Peer) -> Path:
     if marker.exists():
         return python
     print(f"installing {peer.title} into {folder} ...", file=sys.stderr, flush=True)
-    mlx = ["mlx[cpu]"] if sys.platform == "linux" else []
-    steps: Sequence[Sequence[str]] = (
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for step in (
         [sys.executable, "-m", "venv", "--clear", str(folder)],
-        [str(python), "-m", "pip", "install", "-q", f"{peer.name}=={peer.version}", *mlx],
-    )
-    for step in steps:
-        done = subprocess.run(list(step), capture_output=True, text=True, check=False)  # noqa: S603
+        *([str(python), "-m", "pip", "install", "-q", *these] for these in _installs(peer)),
+    ):
+        done = subprocess.run(step, capture_output=True, text=True, check=False)  # noqa: S603
         if done.returncode:
             raise BenchError(f"{' '.join(step)}\n{done.stderr.strip()[-2000:]}")
     marker.touch()
     return python
+
+
+def _installs(peer: Peer) -> list[list[str]]:
+    """What pip is asked for, one call after the other. Once torch is there, naming it again keeps
+    it from being replaced by a build that brings gigabytes of CUDA along."""
+    wanted = f"{peer.name}=={peer.version}"
+    if sys.platform != "linux":
+        return [[wanted]]
+    index = ["--extra-index-url", CPU_INDEX] if peer.torch and _answers(CPU_INDEX) else []
+    first = [[*peer.torch, *index]] if peer.torch else []
+    return [*first, [wanted, "mlx[cpu]", *peer.torch, *index]]
+
+
+def _answers(index: str) -> bool:
+    """Whether an index can be reached at all; pip would retry for minutes where it can't."""
+    try:
+        return httpx.head(f"{index}/torch/", timeout=5.0).is_success
+    except httpx.HTTPError:
+        return False
