@@ -6,8 +6,10 @@ stream); the shapes are in the modules named responses_*.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import cast
+from itertools import product
+from typing import Any, cast
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -21,6 +23,7 @@ from server.api.effort import thinking_of
 from server.api.errors import ApiError
 from server.api.models import check_model
 from server.api.openapi import operation
+from server.api.responses_choice import with_offered_names
 from server.api.responses_errors import in_own_terms
 from server.api.responses_history import items_before, resolved
 from server.api.responses_ids import new_response_id
@@ -43,7 +46,6 @@ from server.settings import Settings
 
 router = APIRouter()
 
-PATH = "/v1/responses"
 MAX_PAGE = 100
 PAGE = 20
 
@@ -65,9 +67,28 @@ def _responses(request: Request) -> Responses:
     return cast(Responses, request.app.state.responses)
 
 
-@router.post(PATH, openapi_extra=operation(ResponsesRequest, ResponseAnswer, stream=True))
-@router.post(f"{PATH}/", include_in_schema=False)
-@router.post("/responses", include_in_schema=False)
+def _route(
+    method: str, path: str, described: Json | None
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Registers an endpoint, also without /v1 and with a slash at the end. `described`: for the
+    OpenAPI document; None leaves it out."""
+
+    def register(endpoint: Callable[..., Any]) -> Callable[..., Any]:
+        for prefix, end in product(("/v1", ""), ("", "/")):
+            shown = described is not None and (prefix, end) == ("/v1", "")
+            router.add_api_route(
+                f"{prefix}/responses{path}{end}",
+                endpoint,
+                methods=[method],
+                include_in_schema=shown,
+                openapi_extra=described if shown else None,
+            )
+        return endpoint
+
+    return register
+
+
+@_route("POST", "", operation(ResponsesRequest, ResponseAnswer, stream=True))
 async def create_response(request: Request) -> Response:
     settings, engine = settings_of(request), engine_of(request)
     asked = await _parsed(request)
@@ -97,6 +118,7 @@ async def create_response(request: Request) -> Response:
         WithOrigins(source, prepared.origins),
         life,
         tenant,
+        prepared.items,
         keep=keep if stored else None,
         quiet_s=settings.ping_interval if asked.stream else None,
         on_end=forget,
@@ -107,7 +129,7 @@ async def create_response(request: Request) -> Response:
     return await streamed(running, Frames(life, settings.ping_interval), settings)
 
 
-@router.post(f"{PATH}/input_tokens", openapi_extra=operation(ResponsesRequest, InputTokens))
+@_route("POST", "/input_tokens", operation(ResponsesRequest, InputTokens))
 async def count_input_tokens(request: Request) -> Response:
     """The tokens of a request's prompt."""
     asked = await _parsed(request)
@@ -117,7 +139,13 @@ async def count_input_tokens(request: Request) -> Response:
     return JSONResponse({"object": "response.input_tokens", "input_tokens": len(prompt.tokens)})
 
 
-@router.get(f"{PATH}/{{id}}", openapi_extra=operation(answer=ResponseAnswer))
+@_route("POST", "/compact", None)
+async def compact(request: Request) -> Response:
+    text = "Conversations are not compacted here; send the items that are still needed."
+    raise ApiError(text, code="not_found", status=404)
+
+
+@_route("GET", "/{id}", operation(answer=ResponseAnswer))
 async def get_response(request: Request, id: str) -> Response:
     """A response that was kept, or as far as it is."""
     if request.query_params.get("stream", "").lower() in ("true", "1"):
@@ -129,15 +157,19 @@ async def get_response(request: Request, id: str) -> Response:
     return JSONResponse((await _kept(request, id)).response)
 
 
-@router.delete(f"{PATH}/{{id}}", openapi_extra=operation(answer=DeletedResponse))
+@_route("DELETE", "/{id}", operation(answer=DeletedResponse))
 async def delete_response(request: Request, id: str) -> Response:
-    """Forgets a response that was kept."""
-    if not await _responses(request).store.delete(id, tenant_of(request.headers)):
+    """Forgets a response; one that is being written is ended first."""
+    running = _running(request, id)
+    if running is not None:
+        running.stop(forget=True)
+    kept = await _responses(request).store.delete(id, tenant_of(request.headers))
+    if running is None and not kept:
         raise _not_found(id)
     return JSONResponse({"id": id, "object": "response", "deleted": True})
 
 
-@router.post(f"{PATH}/{{id}}/cancel", openapi_extra=operation(answer=ResponseAnswer))
+@_route("POST", "/{id}/cancel", operation(answer=ResponseAnswer))
 async def cancel_response(request: Request, id: str) -> Response:
     """Ends a response that is being written, where it is."""
     running = _running(request, id)
@@ -153,7 +185,7 @@ async def cancel_response(request: Request, id: str) -> Response:
     return JSONResponse(response)
 
 
-@router.get(f"{PATH}/{{id}}/input_items", openapi_extra=operation(answer=ItemList))
+@_route("GET", "/{id}/input_items", operation(answer=ItemList))
 async def list_input_items(request: Request, id: str) -> Response:
     """The items that a response answered, those of the responses before it included."""
     query = request.query_params
@@ -163,8 +195,10 @@ async def list_input_items(request: Request, id: str) -> Response:
         raise ApiError(text, param="limit")
     if order not in ("asc", "desc"):
         raise ApiError(f"order must be asc or desc; got {order!r:.80}.", param="order")
-    kept = await _kept(request, id)
-    return JSONResponse(page(kept.items, query.get("after"), int(limit), order == "desc"))
+    running = _running(request, id)
+    items = running.items if running is not None else (await _kept(request, id)).items
+    told = page(items, query.get("after"), int(limit), descending=order == "desc")
+    return JSONResponse(told)
 
 
 async def _parsed(request: Request) -> ResponsesRequest:
@@ -197,11 +231,12 @@ async def _prepared(request: Request, asked: ResponsesRequest) -> _Prepared:
     seal = Seal(await store.key(), tenant)
     told = conversation(asked.instructions, before, own, seal.open)
     offered = offered_tools(asked.tools)
+    choice = with_offered_names(asked.tool_choice, offered)
     kwargs = asked.chat_template_kwargs
     work = GenerationRequest(
         messages=told.messages,
         tools=offered.functions,
-        tool_choice=tool_choice_of(asked.tool_choice, asked.parallel_tool_calls, offered.names),
+        tool_choice=tool_choice_of(choice, asked.parallel_tool_calls, offered.names),
         sampling=sampling_of(asked, engine_of(request).info.defaults),
         thinking=thinking_of(asked, settings.effort_budgets),
         grammar=asked.any_grammar(),

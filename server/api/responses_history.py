@@ -39,7 +39,7 @@ async def resolved(items: Sequence[Any], store: Store, tenant: str) -> list[Any]
     known: dict[str, Mapping[str, Any]] = {}
     found: list[Any] = []
     for index, item in enumerate(items):
-        if not isinstance(item, Mapping) or item.get("type") != "item_reference":
+        if not isinstance(item, Mapping) or not _refers(item):
             found.append(item)
             continue
         name = item.get("id")
@@ -59,3 +59,9 @@ async def resolved(items: Sequence[Any], store: Store, tenant: str) -> list[Any]
                 status=404,
             )
     return found
+
+
+def _refers(item: Mapping[str, Any]) -> bool:
+    """A reference's type may be left out; an id alone is nothing else."""
+    kind = item.get("type")
+    return kind == "item_reference" or (kind is None and "id" in item and "role" not in item)

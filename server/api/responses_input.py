@@ -39,8 +39,6 @@ _OUTPUTS = (
     "shell_call_output",
     "apply_patch_call_output",
 )
-# What the vendor's own tools leave behind; other types that are not known are left out as well.
-_REASONING_PREFIX = "rs_"
 
 Json = dict[str, Any]
 Opener = Callable[[str], str | None]
@@ -103,7 +101,7 @@ def _add(turns: Turns, item: Any, where: str, origin: int | None, unseal: Opener
         message: Message = {"role": "tool", "content": _output(item, where)}
         if isinstance(item.get("call_id"), str):
             message["tool_call_id"] = item["call_id"]
-        turns.add(message, origin)
+        turns.answered(message, origin)
     elif isinstance(kind, str):
         log.warning("left out an item of type %r", kind[:80])
     else:
@@ -127,8 +125,10 @@ def _add_message(turns: Turns, item: Mapping[str, Any], where: str, origin: int 
 def _reasoning(item: Mapping[str, Any], where: str, unseal: Opener) -> str:
     """The thought: from its encrypted form, else as it stands there, else from its summary."""
     sealed = item.get("encrypted_content")
-    if isinstance(sealed, str) and (text := unseal(sealed)) is not None:
-        return text
+    if isinstance(sealed, str):
+        if (text := unseal(sealed)) is not None:
+            return text
+        log.warning("%s: encrypted_content was not made here, or with another key", where)
     for name in ("content", "summary"):
         parts = item.get(name)
         if parts is None:

@@ -72,7 +72,7 @@ class ReasoningItem(_Item):
 
     def opening(self) -> Iterator[Json]:
         item = {"id": self.id, "type": "reasoning", "status": "in_progress"}
-        yield self._added({**item, "summary": [], "content": [], "encrypted_content": None})
+        yield self._added({**item, "summary": [], "content": []})
         yield self._event("content_part.added", content_index=0, part=_thought(""))
         if self._form.summary:
             yield self._event("reasoning_summary_part.added", summary_index=0, part=_summary(""))
@@ -94,15 +94,16 @@ class ReasoningItem(_Item):
 
     def json(self, status: Status) -> Json:
         text = self.text
-        ended = status != "in_progress"
-        return {
+        item: Json = {
             "id": self.id,
             "type": "reasoning",
             "status": status,
             "summary": [_summary(text)] if self._form.summary else [],
             "content": [_thought(text)],
-            "encrypted_content": self._form.seal(text) if self._form.seal and ended else None,
         }
+        if self._form.seal is not None and status != "in_progress":
+            item["encrypted_content"] = self._form.seal(text)
+        return item
 
 
 class MessageItem(_Item):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from server.api.errors import ApiError
 from server.api.responses_ids import input_item_id
 
 Json = dict[str, Any]
@@ -19,7 +20,8 @@ def listed(items: Sequence[Mapping[str, Any]]) -> list[Json]:
 
 def _complete(item: Mapping[str, Any]) -> Json:
     kind = item.get("type") or "message"
-    told: Json = {**item, "type": kind}
+    told: Json = {key: value for key, value in item.items() if value is not None}
+    told["type"] = kind
     if not isinstance(told.get("id"), str) or not told["id"]:
         told["id"] = input_item_id(kind)
     if kind in _STATUS and not isinstance(told.get("status"), str):
@@ -47,10 +49,17 @@ def _part(part: Any, answer: bool) -> Json:
     return {**part, "type": "input_text"}
 
 
-def page(items: list[Json], after: str | None, limit: int, descending: bool) -> Json:
-    """A page of `items`, beginning behind the one with id `after`."""
+def page(items: list[Json], after: str | None, limit: int, *, descending: bool) -> Json:
+    """A page of `items`, beginning behind the one with id `after`. Raises ApiError where there is
+    none of that id."""
     ordered = items[::-1] if descending else items
-    begin = next((i + 1 for i, item in enumerate(ordered) if item["id"] == after), 0)
+    begin = 0
+    if after is not None:
+        # The last of that id, as clients' items may share one: whoever turns pages gets on.
+        found = [i + 1 for i, item in enumerate(ordered) if item["id"] == after]
+        if not found:
+            raise ApiError(f"after names no item of this response: {after!r:.120}.", param="after")
+        begin = found[-1]
     data = ordered[begin : begin + limit]
     return {
         "object": "list",

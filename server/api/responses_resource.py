@@ -19,6 +19,7 @@ from server.engine.request import ToolChoice
 
 SERVICE_TIER = "default"
 _ECHOED = ("name", "description", "parameters", "strict")
+_UNNAMED = "answer"
 
 Json = dict[str, Any]
 
@@ -63,8 +64,9 @@ class Resource:
             "tools": list(_tools(asked.tools or ())),
             "top_logprobs": asked.top_logprobs or 0,
             "truncation": "disabled",
-            "user": asked.user,
         }
+        if asked.user is not None:
+            self._fixed["user"] = asked.user
 
     def body(
         self,
@@ -94,7 +96,10 @@ def usage_json(usage: Usage) -> Json:
         "input_tokens": usage.prompt_tokens,
         "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": 0},
         "output_tokens": usage.completion_tokens,
-        "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+        "output_tokens_details": {
+            "reasoning_tokens": usage.reasoning_tokens,
+            "thinking_cut": usage.thinking_cut,
+        },
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
     }
 
@@ -112,6 +117,8 @@ def error_json(error: EngineError) -> Json:
 
 def _text(asked: ResponsesRequest) -> Json:
     form = (asked.text.format if asked.text else None) or {"type": "text"}
+    if form["type"] == "json_schema":  # clients take its name for granted
+        form = {**form, "name": form.get("name") or _UNNAMED}
     verbosity = asked.text.verbosity if asked.text else None
     return {"format": form, "verbosity": verbosity or "medium"}
 
@@ -133,13 +140,10 @@ def _tools(tools: Any) -> Iterator[Json]:
         if kind == "function":
             yield _function(tool)
         elif kind == "namespace":
-            inner = list(_tools(tool["tools"]))
-            yield {
-                "type": kind,
-                "name": tool.get("name"),
-                "description": tool.get("description") or "",
-                "tools": inner,
-            }
+            description = tool.get("description") or ""
+            if inner := list(_tools(tool["tools"])):
+                told = {"type": kind, "name": tool["name"], "description": description}
+                yield {**told, "tools": inner}
 
 
 def _function(tool: Mapping[str, Any]) -> Json:

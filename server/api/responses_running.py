@@ -16,6 +16,8 @@ from server.engine.events import Event, Failed, PrefillProgress
 
 _LOOKS = 4  # how often a silence is looked at within the time that it may last
 
+Keep = Callable[[Json], Awaitable[None]]
+
 
 @dataclass(frozen=True, slots=True)
 class Silence(PrefillProgress):
@@ -24,30 +26,40 @@ class Silence(PrefillProgress):
 
 class Running:
     """The events of `source`, as a source itself. Before it ends, the response is given to `keep`;
-    a client that has seen the end finds it there. `quiet_s`: how long it may be silent at most
-    before a Silence comes; None for ever. `on_end` is called once, however it ends."""
+    a client that has seen the end finds it there. `quiet_s`: how long a stream may be silent at
+    most before a Silence comes; None for an answer in one piece. `on_end` is called once, however
+    it ends. `items`: what the response answers."""
 
     def __init__(
         self,
         source: EventSource,
         life: Lifecycle,
         tenant: str,
+        items: list[Json],
         *,
-        keep: Callable[[Json], Awaitable[None]] | None,
+        keep: Keep | None,
         quiet_s: float | None,
         on_end: Callable[[], None],
     ) -> None:
         self.life = life
         self.tenant = tenant
+        self.items = items
         self._source = source
         self._keep = keep
-        self._look_s = None if quiet_s is None else quiet_s / _LOOKS
+        self._quiet_s = quiet_s
         self._on_end: Callable[[], None] | None = on_end
+        self._coming: asyncio.Future[Event | None] | None = None
+        self._stopped = False
 
-    def stop(self) -> None:
-        """Ends the response where it is, as cancelled."""
+    def stop(self, *, forget: bool = False) -> None:
+        """Ends the response where it is, as cancelled; with `forget` it is not kept."""
+        if forget:
+            self._keep = None
         self.life.cancel()
+        self._stopped = True
         self._source.cancel()
+        if self._coming is not None:
+            self._coming.cancel()
 
     def cancel(self) -> None:
         """Ends the work behind it; idempotent, never waits."""
@@ -58,7 +70,8 @@ class Running:
 
     async def __aiter__(self) -> AsyncIterator[Event]:
         async for event in self._with_silences():
-            if isinstance(event, Failed) and self.life.begun:
+            if isinstance(event, Failed) and self.life.begun and self._quiet_s is not None:
+                # A client that waits for the whole answer gets an error in its place, and no id.
                 self.life.fail(event.error)
                 await self._kept()
             yield event
@@ -70,14 +83,15 @@ class Running:
 
     async def _with_silences(self) -> AsyncIterator[Event]:
         events = aiter(self._source)
-        while True:
-            coming = asyncio.ensure_future(anext(events, None))
+        look_s = None if self._quiet_s is None else self._quiet_s / _LOOKS
+        while not self._stopped:
+            coming = self._coming = asyncio.ensure_future(anext(events, None))
             try:
-                while not (await asyncio.wait({coming}, timeout=self._look_s))[0]:
+                while not (await asyncio.wait({coming}, timeout=look_s))[0]:
                     yield Silence(0, 0)
-                event = coming.result()
             finally:
                 coming.cancel()
+            event = None if coming.cancelled() else coming.result()
             if event is None:
                 return
             yield event

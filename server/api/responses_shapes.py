@@ -154,11 +154,21 @@ class ResponseError(_Shape):
     message: str
 
 
+class InputTokensDetails(_Shape):
+    cached_tokens: int
+    cache_write_tokens: int
+
+
+class OutputTokensDetails(_Shape):
+    reasoning_tokens: int
+    thinking_cut: bool
+
+
 class ResponsesUsage(_Shape):
     input_tokens: int
-    input_tokens_details: dict[str, int]
+    input_tokens_details: InputTokensDetails
     output_tokens: int
-    output_tokens_details: dict[str, int]
+    output_tokens_details: OutputTokensDetails
     total_tokens: int
 
 

@@ -83,7 +83,7 @@ class Store:
     async def _told(self, work: Callable[[], T]) -> T:
         try:
             return await self._in_thread(work)
-        except (sqlite3.Error, OSError, ValueError, zlib.error) as error:
+        except (sqlite3.Error, OSError) as error:
             log.warning("the store of responses failed: %s", error)
             text = "The store of responses cannot be read."
             raise ApiError(text, code="store_failed", status=500, type="server_error") from None
@@ -102,7 +102,11 @@ class Store:
         body = self._open().get(id, tenant)
         if body is None:
             return None
-        response, items = json.loads(zlib.decompress(body))
+        try:
+            response, items = json.loads(zlib.decompress(body))
+        except (ValueError, zlib.error) as error:
+            log.warning("the response %s is damaged, and left out: %s", id, error)
+            return None
         return Kept(response, items)
 
     def _keep(self, kept: Kept, tenant: str) -> bool:

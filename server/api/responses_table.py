@@ -10,8 +10,10 @@ import logging
 import os
 import secrets
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import TypeVar
 
 from server.engine.cache_folder import make_private
 
@@ -21,6 +23,9 @@ FILE = "responses-1.sqlite3"
 KEY_FILE = "reasoning.key"
 ROW_BYTES = 256  # what a row takes beside its body, about
 _BUSY_S = 10.0
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+T = TypeVar("T")
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS responses (
@@ -42,31 +47,21 @@ _PRAGMAS = (
 
 
 class Table:
-    """The rows in `folder`, of at most `most_bytes` in all; None keeps them in memory. Every
-    method raises sqlite3.Error; opening raises OSError, too."""
+    """The rows in `folder`, of at most `most_bytes` in all; None keeps them in memory. A file that
+    is damaged is put aside, whenever that is found, and a new one begun. Every method raises
+    sqlite3.Error; opening raises OSError, too."""
 
     def __init__(self, folder: Path | None, most_bytes: int) -> None:
         self._most_bytes = most_bytes
-        if folder is None:
-            self._rows = _opened(":memory:")
-            return
-        make_private(folder)
-        path = folder / FILE
-        try:
-            self._rows = _opened(path)
-        except sqlite3.OperationalError:  # locked, not readable, ...: nothing wrong with the file
-            raise
-        except sqlite3.DatabaseError as error:
-            aside = path.with_suffix(".damaged")
-            log.warning("%s: %s; it is put aside as %s", path, error, aside.name)
-            for ending in ("-wal", "-shm"):
-                path.with_name(path.name + ending).unlink(missing_ok=True)
-            os.replace(path, aside)
-            self._rows = _opened(path)
+        self._path = None if folder is None else folder / FILE
+        self._rows: sqlite3.Connection | None = None
+        if folder is not None:
+            make_private(folder)
+        self._with(lambda rows: None)
 
     def get(self, id: str, tenant: str) -> bytes | None:
         query = "SELECT body FROM responses WHERE id = ? AND tenant = ?"
-        row = self._rows.execute(query, (id, tenant)).fetchone()
+        row = self._with(lambda rows: rows.execute(query, (id, tenant)).fetchone())
         return None if row is None else bytes(row[0])
 
     def put(self, id: str, tenant: str, body: bytes) -> bool:
@@ -74,43 +69,88 @@ class Table:
         size = len(body) + ROW_BYTES
         if size > self._most_bytes:
             return False
-        with self._rows:
-            self._rows.execute(
-                "INSERT OR REPLACE INTO responses (id, tenant, size, body) VALUES (?, ?, ?, ?)",
-                (id, tenant, size, body),
-            )
-            dropped = self._drop_oldest()
-        if dropped:
+
+        def write(rows: sqlite3.Connection) -> bool:
+            with rows:
+                rows.execute(
+                    "INSERT OR REPLACE INTO responses (id, tenant, size, body) VALUES (?, ?, ?, ?)",
+                    (id, tenant, size, body),
+                )
+                return _drop_oldest(rows, self._most_bytes)
+
+        if self._with(write):
             self._shrink()
         return True
 
     def delete(self, id: str, tenant: str) -> bool:
         """Whether it was there."""
-        with self._rows:
-            query = "DELETE FROM responses WHERE id = ? AND tenant = ?"
-            gone = self._rows.execute(query, (id, tenant)).rowcount > 0
+
+        def remove(rows: sqlite3.Connection) -> bool:
+            with rows:
+                query = "DELETE FROM responses WHERE id = ? AND tenant = ?"
+                return rows.execute(query, (id, tenant)).rowcount > 0
+
+        gone = self._with(remove)
         if gone:
             self._shrink()
         return gone
 
-    def _drop_oldest(self) -> bool:
-        (total,) = self._rows.execute("SELECT total(size) FROM responses").fetchone()
-        excess, last = total - self._most_bytes, None
-        with closing(self._rows.execute("SELECT number, size FROM responses ORDER BY number")) as c:
-            while excess > 0:
-                last, size = c.fetchone()
-                excess -= size
-        if last is not None:
-            self._rows.execute("DELETE FROM responses WHERE number <= ?", (last,))
-        return last is not None
+    def close(self) -> None:
+        if self._rows is not None:
+            self._rows.close()
+            self._rows = None
+
+    def __del__(self) -> None:
+        self.close()
 
     def _shrink(self) -> None:
         """Gives the pages that became free back."""
-        self._rows.execute("PRAGMA incremental_vacuum").fetchall()
+        self._with(lambda rows: rows.execute("PRAGMA incremental_vacuum").fetchall())
+
+    def _with(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """`work` with the rows; once more with an empty file where this one is damaged."""
+        try:
+            return work(self._opened())
+        except sqlite3.DatabaseError as error:
+            if self._path is None or error.sqlite_errorcode & 0xFF not in _DAMAGED:
+                raise
+            self.close()
+            _put_aside(self._path, error)
+        return work(self._opened())
+
+    def _opened(self) -> sqlite3.Connection:
+        if self._rows is None:
+            self._rows = _opened(self._path or ":memory:")
+        return self._rows
+
+
+def _drop_oldest(rows: sqlite3.Connection, most_bytes: int) -> bool:
+    """Whether some had to go."""
+    (total,) = rows.execute("SELECT total(size) FROM responses").fetchone()
+    excess, last = total - most_bytes, None
+    with closing(rows.execute("SELECT number, size FROM responses ORDER BY number")) as sizes:
+        for number, size in sizes:
+            if excess <= 0:
+                break
+            last = number
+            excess -= size
+    if last is not None:
+        rows.execute("DELETE FROM responses WHERE number <= ?", (last,))
+    return last is not None
+
+
+def _put_aside(path: Path, error: Exception) -> None:
+    """So that it can be looked at; the one before it is gone."""
+    aside = path.with_suffix(".damaged")
+    log.warning("%s: %s; it is put aside as %s", path, error, aside.name)
+    for ending in ("-wal", "-shm"):
+        path.with_name(path.name + ending).unlink(missing_ok=True)
+    os.replace(path, aside)
 
 
 def _opened(path: Path | str) -> sqlite3.Connection:
-    rows = sqlite3.connect(path, timeout=_BUSY_S)
+    # Whoever lets go of it closes it, and that may be another thread.
+    rows = sqlite3.connect(path, timeout=_BUSY_S, check_same_thread=False)
     try:
         for pragma in _PRAGMAS:
             rows.execute(pragma).fetchall()
