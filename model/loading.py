@@ -21,6 +21,7 @@ from model.decoder import Decoder
 from model.errors import CheckpointError
 from model.generation import Generation
 from model.lane_state import LaneState
+from model.load_plan import plan_loading
 from model.network import Network
 from model.sampler import Variant
 from model.sampling import SamplingParams
@@ -185,7 +186,7 @@ def load_model(
     if claimed := devices.claim_memory():
         log.info("%s", claimed)
     config = read_config(folder)
-    # Small and quick to refuse: before the weights.
+    plan_loading(folder, config)  # refuses by the headers alone, before anything that takes time
     tokenizer, template = Tokenizer.from_folder(folder), ChatTemplate.from_folder(folder)
     if dequantize is None:
         dequantize = not on_gpu and dequantize_fits(folder, config, device)

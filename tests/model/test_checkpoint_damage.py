@@ -23,9 +23,10 @@ LAYER = "language_model.model.layers.0"
 
 
 def error_of(folder: Path) -> str:
-    """The message of the error, which comes before any progress and within five seconds."""
+    """The message of the error, which comes before any progress and costs little (in time of this
+    process, so that a busy machine does not count)."""
     calls: list[int] = []
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(CheckpointError) as raised:
         load_weights(
             folder,
@@ -34,7 +35,7 @@ def error_of(folder: Path) -> str:
             dequantize=True,
             progress=lambda done, total: calls.append(done),
         )
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
     assert not calls
     return str(raised.value)
 
