@@ -112,6 +112,9 @@ def _check(launch: Launch) -> None:
     assert len(launch.inputs) + len(launch.outputs) <= 31, "Metal has 31 buffers"
     source = launch.kernel.source
     assert not re.search(r"threadgroup\s+\w+\s*\*", source + launch.kernel.header)
+    for place in re.finditer(r"threadgroup\s+\w+\s+\w+\[", source):
+        before = source[: place.start()]
+        assert before.count("{") == before.count("}"), "threadgroup memory in an inner scope"
     for name in launch.kernel.inputs:
         # mlx adds shapes, strides and ndim wherever it finds these words.
         assert not re.search(rf"{name}_(shape|strides|ndim)", source)

@@ -200,6 +200,7 @@ def test_launches_that_mlx_or_a_gpu_would_refuse() -> None:
         launch("out[0] = 1;", {}, (1,), threads=2048),
         launch("out[0] = 1;", {}, (1,), grid=(100, 1, 1)),
         launch("out[0] = x_shape[0];", {"x": numbers(9)}, (1,)),
+        launch("for (;;) { threadgroup float inner[4]; out[0] = 1; }", {}, (1,)),
     ):
         with pytest.raises(AssertionError):
             run(given)
