@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import mlx.core as mx
 
+from model.kernels.metal import SIMD, Launch, MetalKernel, Runner, UnsupportedError, run
+
+MAX_EXPERTS = 1024  # a lane keeps at most 32 of them in registers
+
 
 def router_top_k(logits: mx.array, k: int, *, shared: bool = False) -> tuple[mx.array, mx.array]:
     """logits [N, E] of any float type -> (experts uint32 [N, k], weights float32 [N, k]). Plain
@@ -28,4 +32,90 @@ def router_top_k(logits: mx.array, k: int, *, shared: bool = False) -> tuple[mx.
         last = mx.full((logits.shape[0], 1), logits.shape[1], mx.uint32)
         experts = mx.concatenate([experts, last], axis=-1)
         weights = mx.concatenate([weights, mx.sigmoid(gate)], axis=-1)
+    return experts, weights
+
+
+# One simdgroup per row. Template: E experts, K chosen, SHARED whether a column of the shared
+# expert's gate follows. Keys are floats in the order of unsigned integers, which holds for numbers
+# that are not finite too: 0 is taken, 1 is NaN.
+KERNEL = MetalKernel(
+    name="router_top_k",
+    inputs=("logits",),
+    outputs=("experts", "weights"),
+    header="""
+        inline uint ordered_key(float value) {
+            uint bits = as_type<uint>(value);
+            if ((bits & 0x7fffffffu) > 0x7f800000u) return 1u;
+            if (bits == 0x80000000u) bits = 0u;
+            return (bits & 0x80000000u) ? ~bits : (bits | 0x80000000u);
+        }
+    """,
+    source="""
+        constexpr int PER_LANE = (E + 31) / 32;
+        constexpr int COLUMNS = SHARED ? E + 1 : E;
+        constexpr int CHOSEN = SHARED ? K + 1 : K;
+        uint row = threadgroup_position_in_grid.x;
+        uint lane = thread_index_in_simdgroup;
+
+        uint keys[PER_LANE];
+        for (int n = 0; n < PER_LANE; n++) {
+            uint expert = n * 32 + lane;
+            keys[n] = expert < E ? ordered_key(float(logits[row * COLUMNS + expert])) : 0u;
+        }
+        uint mine = 0;
+        for (int place = 0; place < K; place++) {
+            uint best = 0;
+            uint expert = E;
+            for (int n = 0; n < PER_LANE; n++) {
+                if (keys[n] > best) {
+                    best = keys[n];
+                    expert = n * 32 + lane;
+                }
+            }
+            uint highest = simd_max(best);
+            uint winner = simd_min(best == highest ? expert : uint(E));
+            for (int n = 0; n < PER_LANE; n++) {
+                if (uint(n * 32) + lane == winner) keys[n] = 0u;
+            }
+            if (lane == uint(place)) mine = winner;
+        }
+        bool chosen = lane < K;
+        float logit = float(logits[row * COLUMNS + mine]);
+        float highest = simd_broadcast(logit, 0);
+        float share = chosen ? metal::precise::exp(logit - highest) : 0.0f;
+        float total = simd_sum(share);
+        if (chosen) {
+            experts[row * CHOSEN + lane] = mine;
+            weights[row * CHOSEN + lane] = share / total;
+        }
+        if (SHARED && lane == 0) {
+            float gate = float(logits[row * COLUMNS + E]);
+            experts[row * CHOSEN + K] = E;
+            weights[row * CHOSEN + K] = 1.0f / (1.0f + metal::precise::exp(-gate));
+        }
+    """,
+)
+
+
+def metal_router_top_k(
+    logits: mx.array, k: int, *, shared: bool = False, runner: Runner = run
+) -> tuple[mx.array, mx.array]:
+    """`router_top_k` in one launch of N simdgroups. Raises UnsupportedError."""
+    rows, columns = logits.shape
+    count = columns - shared
+    if not 0 < k <= min(SIMD, count) or count > MAX_EXPERTS:
+        raise UnsupportedError(
+            f"{k} of {count} experts: at most {SIMD} of at most {MAX_EXPERTS} are chosen"
+        )
+    shape = (rows, k + shared)
+    experts, weights = runner(
+        Launch(
+            KERNEL,
+            inputs=(logits,),
+            template=(("E", count), ("K", k), ("SHARED", shared)),
+            grid=(rows * SIMD, 1, 1),
+            threadgroup=(SIMD, 1, 1),
+            outputs=((shape, mx.uint32), (shape, mx.float32)),
+        )
+    )
     return experts, weights
