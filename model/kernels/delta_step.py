@@ -11,6 +11,18 @@ import mlx.core as mx
 
 from model.activations import silu
 from model.delta_rule import recurrent_step
+from model.kernels.metal import (
+    MAX_THREADS,
+    SIMD,
+    Launch,
+    MetalKernel,
+    Runner,
+    UnsupportedError,
+    run,
+)
+
+MAX_HEAD = 512  # a lane keeps at most 16 columns of a head in registers
+ROWS = 4  # of the matrix for each simdgroup, where that makes no more than 32 of them
 
 
 def delta_step(
@@ -63,3 +75,185 @@ def _unit(x: mx.array) -> mx.array:
     """L2 norm over the head, in float32."""
     x = x.astype(mx.float32)
     return x * mx.rsqrt((x * x).sum(axis=-1, keepdims=True) + 1e-6)
+
+
+# One threadgroup per row and value head; a simdgroup updates every SIMDGROUPS-th row of the head's
+# matrix, a lane PER_LANE neighbouring columns. Template: T activation type, W, HK, HV, DK, DV.
+# The channels of a key head are convolved by each of its value heads and kept by the first.
+KERNEL = MetalKernel(
+    name="delta_step",
+    inputs=(
+        "qkvz",
+        "a",
+        "b",
+        "conv_tail",
+        "taps",
+        "decay_rate",
+        "dt_bias",
+        "norm",
+        "eps",
+        "recurrent",
+    ),
+    outputs=("out", "new_tail", "new_recurrent"),
+    header="""
+        inline float sigmoid_of(float x) { return 1.0f / (1.0f + metal::precise::exp(-x)); }
+        // log(1 + exp(x)) without losing what a small exp(x) adds to one.
+        inline float softplus_of(float x) {
+            float e = metal::precise::exp(-metal::abs(x));
+            float u = 1.0f + e;
+            float log1p = u == 1.0f ? e : metal::precise::log(u) * (e / (u - 1.0f));
+            return metal::max(x, 0.0f) + log1p;
+        }
+    """,
+    source="""
+        constexpr int CHANNELS = 2 * HK * DK + HV * DV;
+        constexpr int PER_LANE = (DK + 31) / 32;
+        constexpr int ROWS = (DV + SIMDGROUPS - 1) / SIMDGROUPS;
+        constexpr int VALUE_HEADS_PER_KEY = HV / HK;
+        uint batch = threadgroup_position_in_grid.z;
+        uint head = threadgroup_position_in_grid.y;
+        uint key_head = head / VALUE_HEADS_PER_KEY;
+        uint lane = thread_index_in_simdgroup;
+        uint simdgroup = simdgroup_index_in_threadgroup;
+        uint inputs = batch * (CHANNELS + HV * DV);
+        uint tail = batch * (W - 1) * CHANNELS;
+        threadgroup float queries[DK];
+        threadgroup float keys[DK];
+        threadgroup float values[DV];
+        threadgroup float outputs[DV];
+
+        for (uint i = thread_index_in_threadgroup; i < 2 * DK + DV; i += SIMDGROUPS * 32) {
+            bool of_key = i < 2 * DK;
+            uint channel = i < DK ? key_head * DK + i
+                : of_key ? HK * DK + key_head * DK + (i - DK)
+                         : 2 * HK * DK + head * DV + (i - 2 * DK);
+            bool keep = !of_key || head % VALUE_HEADS_PER_KEY == 0;
+            float sum = 0;
+            for (int w = 0; w < W; w++) {
+                T input = w < W - 1 ? conv_tail[tail + w * CHANNELS + channel]
+                                    : qkvz[inputs + channel];
+                sum += float(input) * float(taps[w * CHANNELS + channel]);
+                if (w > 0 && keep) new_tail[tail + (w - 1) * CHANNELS + channel] = input;
+            }
+            sum *= sigmoid_of(sum);
+            if (i < DK) queries[i] = sum;
+            else if (of_key) keys[i - DK] = sum;
+            else values[i - 2 * DK] = sum;
+        }
+        threadgroup_barrier(mem_flags::mem_threadgroup);
+
+        float q[PER_LANE];
+        float k[PER_LANE];
+        float q_squares = 0;
+        float k_squares = 0;
+        for (int n = 0; n < PER_LANE; n++) {
+            uint i = lane * PER_LANE + n;
+            q[n] = i < DK ? queries[i] : 0.0f;
+            k[n] = i < DK ? keys[i] : 0.0f;
+            q_squares += q[n] * q[n];
+            k_squares += k[n] * k[n];
+        }
+        float q_scale = metal::precise::rsqrt(simd_sum(q_squares) + 1e-6f)
+            * metal::precise::rsqrt(float(DK));
+        float k_scale = metal::precise::rsqrt(simd_sum(k_squares) + 1e-6f);
+        for (int n = 0; n < PER_LANE; n++) {
+            q[n] *= q_scale;
+            k[n] *= k_scale;
+        }
+        float rate = decay_rate[head] * softplus_of(float(a[batch * HV + head]) + dt_bias[head]);
+        float decay = metal::precise::exp(-rate);
+        float beta = sigmoid_of(float(b[batch * HV + head]));
+
+        for (int r = 0; r < ROWS; r++) {
+            uint row = r * SIMDGROUPS + simdgroup;
+            bool there = row < DV;
+            uint at = ((batch * HV + head) * DV + row) * DK + lane * PER_LANE;
+            float state[PER_LANE];
+            float recalled = 0;
+            for (int n = 0; n < PER_LANE; n++) {
+                bool inside = there && lane * PER_LANE + n < DK;
+                state[n] = inside ? recurrent[at + n] * decay : 0.0f;
+                recalled += state[n] * k[n];
+            }
+            recalled = simd_sum(recalled);
+            float delta = there ? (values[row] - recalled) * beta : 0.0f;
+            float read = 0;
+            for (int n = 0; n < PER_LANE; n++) {
+                state[n] += delta * k[n];
+                read += state[n] * q[n];
+                if (there && lane * PER_LANE + n < DK) new_recurrent[at + n] = state[n];
+            }
+            read = simd_sum(read);
+            if (there && lane == 0) outputs[row] = read;
+        }
+        threadgroup_barrier(mem_flags::mem_threadgroup);
+
+        float squares = 0;
+        for (uint i = lane; i < DV; i += 32) squares += outputs[i] * outputs[i];
+        float scale = metal::precise::rsqrt(simd_sum(squares) / DV + eps);
+        for (uint i = thread_index_in_threadgroup; i < DV; i += SIMDGROUPS * 32) {
+            float z = float(qkvz[inputs + CHANNELS + head * DV + i]);
+            float gated = outputs[i] * scale * float(norm[i]) * z * sigmoid_of(z);
+            out[(batch * HV + head) * DV + i] = static_cast<T>(gated);
+        }
+    """,
+)
+
+
+def metal_delta_step(
+    qkvz: mx.array,
+    a: mx.array,
+    b: mx.array,
+    conv_tail: mx.array,
+    taps: mx.array,
+    decay_rate: mx.array,
+    dt_bias: mx.array,
+    norm: mx.array,
+    eps: float,
+    recurrent: mx.array,
+    key_heads: int,
+    value_heads: int,
+    *,
+    runner: Runner = run,
+) -> tuple[mx.array, mx.array, mx.array]:
+    """`delta_step` in one launch of B·Hv threadgroups, each of up to 1024 threads. Raises
+    UnsupportedError.
+    """
+    B = qkvz.shape[0]
+    value_dim, key_dim = recurrent.shape[2:]
+    width = taps.shape[0]
+    if conv_tail.dtype != qkvz.dtype or recurrent.dtype != mx.float32:
+        raise UnsupportedError(
+            f"conv_tail of {conv_tail.dtype} and recurrent of {recurrent.dtype}: expected "
+            f"{qkvz.dtype} and {mx.float32}"
+        )
+    if width < 2 or value_heads % key_heads or not 0 < max(key_dim, value_dim) <= MAX_HEAD:
+        raise UnsupportedError(
+            f"width {width}, {key_heads} key heads of {key_dim}, {value_heads} value heads of "
+            f"{value_dim}: width at least 2, value heads a multiple of key heads, at most "
+            f"{MAX_HEAD} wide"
+        )
+    simdgroups = min(MAX_THREADS // SIMD, -(-value_dim // ROWS))
+    out, new_tail, new_recurrent = runner(
+        Launch(
+            KERNEL,
+            inputs=(qkvz, a, b, conv_tail, taps, decay_rate, dt_bias, norm, eps, recurrent),
+            template=(
+                ("T", qkvz.dtype),
+                ("W", width),
+                ("HK", key_heads),
+                ("HV", value_heads),
+                ("DK", key_dim),
+                ("DV", value_dim),
+                ("SIMDGROUPS", simdgroups),
+            ),
+            grid=(simdgroups * SIMD, value_heads, B),
+            threadgroup=(simdgroups * SIMD, 1, 1),
+            outputs=(
+                ((B, 1, value_heads * value_dim), qkvz.dtype),
+                (conv_tail.shape, conv_tail.dtype),
+                (recurrent.shape, mx.float32),
+            ),
+        )
+    )
+    return out, new_tail, new_recurrent

@@ -1,0 +1,101 @@
+"""The kernel of the DeltaNet step, run on the CPU, against its twin."""
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.kernels.delta_step import delta_step, metal_delta_step
+from model.kernels.metal import UnsupportedError
+from tests.model.kernels import examples
+from tests.model.kernels.comparing import TYPES, agree
+from tests.model.kernels.examples import DeltaSizes, Draw
+from tests.model.kernels.metal_on_cpu import Recorder, needs_compiler
+
+pytestmark = needs_compiler
+REAL = DeltaSizes(16, 32, 128, 128)
+DEMO = DeltaSizes(2, 4, 32, 32)
+ODD = DeltaSizes(2, 6, 20, 37, width=3)
+UNEVEN = DeltaSizes(1, 1, 200, 160, width=2)
+
+
+def check(args: examples.Arguments) -> None:
+    # The convolution's tail is copied, not computed.
+    agree(delta_step, metal_delta_step, args, exact=(1,))
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("sizes", [REAL, DEMO, ODD, UNEVEN])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_agrees(dtype: mx.Dtype, sizes: DeltaSizes, rows: int) -> None:
+    check(examples.delta_step(Draw(dtype), rows, sizes))
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_sixteen_rows(dtype: mx.Dtype) -> None:
+    check(examples.delta_step(Draw(dtype), 16, DEMO))
+
+
+@settings(max_examples=15)
+@given(
+    rows=st.integers(1, 16),
+    sizes=st.sampled_from([DEMO, ODD]),
+    scale=st.sampled_from([0.0, 0.01, 1.0, 30.0]),
+    seed=st.integers(0, 10_000),
+)
+def test_agrees_at_any_scale(rows: int, sizes: DeltaSizes, scale: float, seed: int) -> None:
+    args = examples.delta_step(Draw(mx.float32, seed), rows, sizes)
+    check({**args, **{name: args[name] * scale for name in ("qkvz", "a", "b", "recurrent")}})
+
+
+def test_steps_one_after_another_stay_together() -> None:
+    twin = kernel = examples.delta_step(Draw(mx.float32), 2, DEMO)
+    for step in range(20):
+        new = examples.delta_step(Draw(mx.float32, step), 2, DEMO)
+        fed = {name: new[name] for name in ("qkvz", "a", "b")}
+        twin, kernel = {**twin, **fed}, {**kernel, **fed}
+        out, twin["conv_tail"], twin["recurrent"] = delta_step(**twin)
+        got, kernel["conv_tail"], kernel["recurrent"] = metal_delta_step(
+            **kernel, runner=Recorder(step)
+        )
+        assert np.allclose(np.array(got), np.array(out), atol=1e-4)
+    assert np.allclose(np.array(kernel["recurrent"]), np.array(twin["recurrent"]), atol=1e-4)
+
+
+def test_a_slow_decay_does_not_vanish() -> None:
+    """softplus of a very negative number is its exponential, not zero."""
+    args = examples.delta_step(Draw(mx.float32), 1, DEMO)
+    args["a"] = mx.full(args["a"].shape, -20.0)
+    args["b"] = mx.full(args["b"].shape, -100.0)  # nothing is written
+    args["dt_bias"] = mx.zeros(4)
+    args["decay_rate"] = mx.full((4,), 1e5)
+    _, _, recurrent = metal_delta_step(**args, runner=Recorder())
+    want = np.array(args["recurrent"]) * np.exp(-1e5 * np.exp(-20.0))
+    assert np.allclose(np.array(recurrent), want, rtol=1e-6, atol=1e-7)
+
+
+def test_a_row_that_is_not_finite_stays_so_alone() -> None:
+    args = examples.delta_step(Draw(mx.float32), 3, DEMO)
+    args["qkvz"][1] = mx.nan
+    out, _, recurrent = metal_delta_step(**args, runner=Recorder())
+    assert mx.isnan(out).all(axis=(1, 2)).tolist() == [False, True, False]
+    assert mx.isnan(recurrent).any(axis=(1, 2, 3)).tolist() == [False, True, False]
+
+
+def test_one_launch_and_a_threadgroup_per_row_and_head() -> None:
+    record = Recorder()
+    metal_delta_step(**examples.delta_step(Draw(mx.bfloat16), 2, REAL), runner=record)
+    (launch,) = record.launches
+    assert (launch.grid, launch.threadgroup) == ((1024, 32, 2), (1024, 1, 1))
+
+
+def test_what_it_does_not_take() -> None:
+    args = examples.delta_step(Draw(mx.float32), 1, DEMO)
+    with pytest.raises(UnsupportedError, match="recurrent of"):
+        metal_delta_step(**{**args, "recurrent": args["recurrent"].astype(mx.bfloat16)})
+    with pytest.raises(UnsupportedError, match="conv_tail of"):
+        metal_delta_step(**{**args, "conv_tail": args["conv_tail"].astype(mx.bfloat16)})
+    for sizes in (DeltaSizes(1, 1, 600, 32), DeltaSizes(1, 1, 32, 32, width=1)):
+        with pytest.raises(UnsupportedError, match="width"):
+            metal_delta_step(**examples.delta_step(Draw(mx.float32), 1, sizes))
