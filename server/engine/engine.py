@@ -215,6 +215,7 @@ class Engine:
             limits=Limits(settings.watchdog_s, settings.deterministic),
             closing_text=settings.closing_text,
             clock=time.monotonic,
+            time_of_day=time.time,
             on_ready=on_ready,
         )
         self._worker.start()

@@ -1,9 +1,10 @@
 """What the worker does while nobody asks for anything, in small pieces: states that the next turns
 will need, and writing the prompt cache to disk.
 
-A client that keeps no reasoning sends the last answer back without it, so the state after the
-answer, thought included, is not where its next prompt goes on. That prompt's beginning is known
-already: it is rendered and fed here, so that the next turn prefills only its new message.
+Where a template is told to drop earlier reasoning, the last answer comes back without its thought,
+or without the empty block in its place, so the state after the answer is not where the next prompt
+goes on. That prompt's beginning is known already: it is rendered and fed here, so that the next
+turn prefills only its new message.
 """
 
 from __future__ import annotations
@@ -50,8 +51,9 @@ class IdleWork:
         request, answer = running.job.request, running.answer
         if self._shop.deterministic or answer is None or not answer.ended_by_eos:
             return
-        dropped = request.preserve_thinking is False and request.thinks
-        if dropped and request.n == 1 and not answer.tool_calls:
+        if request.preserve_thinking is not False or request.prompt is not None:
+            return
+        if request.n == 1 and not answer.tool_calls and not request.continue_final:
             self._ended.append(_Ended(request, answer.content))
 
     def work(self) -> None:

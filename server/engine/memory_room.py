@@ -25,17 +25,21 @@ _MEMORY_WORDS = (
 )
 
 
-def make_room(job: Job, model: Model, cache: PromptCache) -> bool:
-    """Whether `job` fits, after giving up as much of the prompt cache as that takes."""
+def make_room(job: Job, model: Model, cache: PromptCache, *, alone: bool) -> bool:
+    """Whether `job` may begin, after giving up as much of the prompt cache as that takes. Where it
+    takes more than all of it, it has to wait for others, and nothing is given up; with nobody else
+    at work (`alone`) it may try, for what it will need is an estimate."""
     request = job.request
     answer = min(request.max_tokens or EXPECTED_ANSWER, EXPECTED_ANSWER)
     tokens = len(job.prompt.tokens) + answer * request.n
     needed = SPARE * (tokens * model.bytes_per_token + request.n * model.bytes_per_sequence)
     memory = model.memory()
     missing = memory.active_bytes + needed - memory.limit_bytes
-    if missing <= 0:
-        return True
-    return cache.shed(missing) >= missing
+    if missing > cache.nbytes and not alone:
+        return False
+    if missing > 0:
+        cache.shed(missing)
+    return True
 
 
 def is_memory_error(error: Exception) -> bool:

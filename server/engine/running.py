@@ -98,7 +98,7 @@ class Running:
         self._prefilled_at = self._began_at
         self._generation: Generation | None = None
         self._choices: dict[Generation, _Choice] = {}
-        self._open = False
+        self._open = self._told = False
         # Kept back until the first token proves the logits finite: a bad state is never cached.
         self._saved: list[_Saved] = []
         self._save_at: list[int] = []
@@ -137,8 +137,13 @@ class Running:
         """Whether every choice is complete."""
         return self._open and not self._choices
 
-    def begin(self, *, again: bool = False) -> None:
-        """Takes what the prompt cache has and tells the reader, unless it was told before."""
+    @property
+    def told(self) -> bool:
+        """Whether the reader knows that the request has begun."""
+        return self._told
+
+    def begin(self, *, told: bool = False) -> None:
+        """Takes what the prompt cache has and tells the reader, unless it was `told` before."""
         shop, prompt, tenant = self._shop, self.job.prompt, self.job.request.tenant
         generation = self._generation = shop.model.generation(self._sampling(0))
         scored = self.job.request.prompt_logprobs is not None  # computed, not remembered
@@ -153,8 +158,9 @@ class Running:
         report = cache_report(
             prompt, reused=self._cached, common=max(common, self._cached), extends=extends
         )
-        if not again:
+        if not told:
             self.job.mailbox.put(Started(len(self._tokens), self._cached, report))
+        self._told = True
         if self._cached >= self._last:
             self._open_choices(generation)
 
@@ -211,15 +217,18 @@ class Running:
         self._finish(choice)
         return True
 
-    def recover(self) -> None:
-        """After the states of its rows were lost: computes them anew, and they go on decoding."""
-        choices, self._choices = self._choices, {}
-        for lost, choice in choices.items():
+    def recover(self, go_on: Callable[[], bool]) -> None:
+        """After the states of its rows were lost: computes them anew, and they go on decoding.
+        `go_on` is asked before every chunk; once it says no, nobody waits for the rest."""
+        for lost, choice in list(self._choices.items()):
             row, tokens = lost.recovered()
+            del self._choices[lost]
             lost.release()
             self._choices[row] = choice
             choice.generation = row
             for start in range(0, len(tokens), RECOVERY_CHUNK):
+                if not go_on():
+                    return
                 row.prefill(tokens[start : start + RECOVERY_CHUNK])
             self._shop.decoder.rejoin(row)
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from server.engine.chunk_size import FIRST_CHUNK
 from server.engine.errors import (
     Draining,
     EngineDead,
@@ -39,6 +40,8 @@ log = logging.getLogger(__name__)
 # Two failed steps within this time: the device, not a request, is at fault.
 FAILURES_APART_S = 60.0
 CLOSE_CACHE_S = 5.0
+# The time of day went on by so much more than the monotonic clock: the machine slept meanwhile.
+SLEPT_S = 10.0
 # A server that is never idle saves a few megabytes of its cache this often.
 SAVE_EVERY_S = 0.5
 
@@ -65,9 +68,10 @@ class Figures:
 class Worker:
     """Runs jobs on a thread of its own.
 
-    open_cache(facts, memory) makes the prompt cache once the model is there. on_ready(facts, error)
-    is called once in that thread: with facts of the loaded model, or with what loading raised,
-    after which the thread ends.
+    open_cache(model) makes the prompt cache once the model is there. Limits of time go by `clock`,
+    which is monotonic; both clocks are in seconds. on_ready(facts, error) is called once in that
+    thread: with facts of the loaded model, or with what loading raised, after which the thread
+    ends.
     """
 
     def __init__(
@@ -79,6 +83,7 @@ class Worker:
         limits: Limits,
         closing_text: str,
         clock: Callable[[], float],
+        time_of_day: Callable[[], float],
         on_ready: Callable[[Facts | None, BaseException | None], None],
     ) -> None:
         self._backend = backend
@@ -87,6 +92,8 @@ class Worker:
         self._limits = limits
         self._closing_text = closing_text
         self._clock = clock
+        self._time_of_day = time_of_day
+        self._offset = time_of_day() - clock()
         self._on_ready = on_ready
         self._change = threading.Condition()
         self._jobs: set[Job] = set()
@@ -101,6 +108,7 @@ class Worker:
         self._working = False
         self._failed_at: float | None = None
         self._saved_at = self._progress_at
+        self._accounts_broken = 0
         self._figures = Figures()
         self._cache: PromptCache | None = None  # for its figures
         # Once loaded, the TurnMemory and what compiles grammars.
@@ -124,6 +132,11 @@ class Worker:
     def ended(self) -> bool:
         """Whether the thread has ended because it was told to."""
         return self._stopping and self._dead is None and not self._thread.is_alive()
+
+    @property
+    def accounts_broken(self) -> int:
+        """How many checks of slots and bytes have failed."""
+        return self._accounts_broken
 
     @property
     def slots_used(self) -> int:
@@ -224,6 +237,8 @@ class Worker:
         finally:
             for job in list(self._running):
                 self._drop(job)
+            if self._dead is None:
+                self._check_integrity(shop)
             if shop.journal is not None:
                 shop.journal.write()
             if self._dead is None:
@@ -279,9 +294,9 @@ class Worker:
                 if self._stopping:
                     break
             self._progress_at, self._working = self._clock(), True
-            if turn is not None:
+            if turn is not None and self._awake(shop):
                 self._take(turn, shop, idle)
-            else:
+            elif turn is None:
                 self._use_idle_time(shop, idle)
             if self._progress_at - self._saved_at > SAVE_EVERY_S:
                 self._saved_at = self._clock()
@@ -289,6 +304,16 @@ class Worker:
             self._progress_at, self._working = self._clock(), False
             self._measure(shop)
         self._fail_all(Draining() if self._dead is None else EngineDead(self._dead))
+
+    def _awake(self, shop: Workshop) -> bool:
+        """Whether the device works: tested where the machine slept since the last piece of work,
+        which not every driver survives. No request's time went on meanwhile."""
+        offset = self._time_of_day() - self._clock()
+        slept, self._offset = offset - self._offset, offset
+        if abs(slept) >= SLEPT_S:
+            log.warning("the time of day jumped by %.0f s: the engine tests itself", slept)
+            self._test_itself(shop, "after the machine slept")
+        return self._dead is None
 
     def _take(self, turn: Turn[Job], shop: Workshop, idle: IdleWork) -> None:
         """Does one piece of work; a failure ends the requests that are in it, and nothing else."""
@@ -309,14 +334,19 @@ class Worker:
             self._scheduler.done(fed)
 
     def _admit(self, job: Job, shop: Workshop) -> int:
-        if not make_room(job, shop.model, shop.cache):
+        with self._change:
+            alone = self._scheduler.active == 1
+        if not make_room(job, shop.model, shop.cache, alone=alone):
             with self._change:
-                # Alone, it may try: what it will need is an estimate.
-                if self._scheduler.active > 1:
-                    self._scheduler.postpone(job)
-                    return 0
+                self._scheduler.postpone(job)
+            return 0
         running = self._running[job] = Running(job, shop)
-        running.begin()
+        try:
+            running.begin()
+        except Exception as error:
+            if not is_memory_error(error):
+                raise
+            running = self._start_over(job, FIRST_CHUNK, shop)
         with self._change:
             if running.prefilled:
                 self._scheduler.decoding(job)
@@ -332,18 +362,24 @@ class Worker:
         except Exception as error:
             if not is_memory_error(error) or job in self._chunk_limits:
                 raise
-            log.warning("out of memory in a prompt: the prompt cache is emptied and it starts over")
-            shop.cache.clear()
-            running.close()
-            self._chunk_limits[job] = max(1, tokens // 4)
-            running = self._running[job] = Running(job, shop)
-            running.begin(again=True)
+            self._start_over(job, max(1, tokens // 4), shop)
             return 0
         if running.prefilled:
             with self._change:
                 self._scheduler.decoding(job)
             self._own(running)
         return fed
+
+    def _start_over(self, job: Job, chunk: int, shop: Workshop) -> Running:
+        """After memory ran out in a prompt: from its beginning, in chunks of at most `chunk`."""
+        log.warning("out of memory in a prompt: the prompt cache is emptied and it starts over")
+        shop.cache.clear()
+        before = self._running[job]
+        before.close()
+        self._chunk_limits[job] = chunk
+        running = self._running[job] = Running(job, shop)
+        running.begin(told=before.told)
+        return running
 
     def _own(self, running: Running) -> None:
         for row in running.rows:
@@ -396,11 +432,14 @@ class Worker:
         if before is not None and now - before < FAILURES_APART_S:
             self._die(f"two steps failed within {now - before:.0f} s: {type(error).__name__}")
             return
+        self._test_itself(shop, "after a failed step")
+
+    def _test_itself(self, shop: Workshop, when: str) -> None:
         try:
             shop.model.self_test()
         except Exception as failure:
             log.exception("the self-test failed")
-            self._die(f"the self-test failed after a failed step: {type(failure).__name__}")
+            self._die(f"the self-test failed {when}: {type(failure).__name__}")
 
     def _try_again(self, job: Job) -> None:
         """After memory ran out in a step: once, the rows of `job` are computed anew. One after the
@@ -410,9 +449,13 @@ class Worker:
             self._fail(job, OutOfMemory())
             return
         self._recovered.add(job)
-        self._progress_at = self._clock()
+
+        def go_on() -> bool:
+            self._progress_at = self._clock()
+            return not job.cancelled and self._progress_at < job.deadline and self._dead is None
+
         try:
-            running.recover()
+            running.recover(go_on)
         except Exception as error:
             log.warning("request %s cannot be taken up again: %s", job.id, error)
             self._fail(job, OutOfMemory())
@@ -426,21 +469,23 @@ class Worker:
             log.exception("work in idle time failed; it is given up")
             idle.give_up()
         if not idle.waiting:
-            try:
-                self._check_integrity(shop)
-            except AssertionError:
-                log.exception("the accounts do not add up; all that is held is freed")
-                self._abandon_rows(shop)
-                shop.cache.clear()
+            self._check_integrity(shop)
 
     def _check_integrity(self, shop: Workshop) -> None:
-        """Idle: no slot may be taken and no row decode, and the cache's accounts must agree."""
-        with self._change:
-            busy = bool(self._jobs)
-            self._scheduler.check()
-        if not busy and (self._running or self._owners or shop.decoder.members):
-            raise AssertionError("nothing is asked for, but states are held")
-        shop.cache.check()
+        """Idle, or at the end: no slot may be taken, no row decode, and the cache's accounts must
+        agree. Where they do not, the log says so and everything that is held is freed."""
+        try:
+            with self._change:
+                busy = bool(self._jobs)
+                self._scheduler.check()
+            if not busy and (self._running or self._owners or shop.decoder.members):
+                raise AssertionError("nothing is asked for, but states are held")
+            shop.cache.check()
+        except AssertionError:
+            self._accounts_broken += 1
+            log.exception("the accounts do not add up; all that is held is freed")
+            self._abandon_rows(shop)
+            shop.cache.clear()
 
     def _fail(self, job: Job, error: EngineError) -> None:
         job.mailbox.close(error)
@@ -459,8 +504,8 @@ class Worker:
         running = self._running.pop(job, None)
         if running is None:
             return
-        for row in running.rows:
-            self._owners.pop(row, None)
+        for row in [row for row, owner in self._owners.items() if owner is running]:
+            del self._owners[row]
         try:
             running.close()
         except Exception:

@@ -90,18 +90,21 @@ def next_token(keys: Sequence[int], seed: int) -> int:
 @dataclass
 class Model:
     """Set a fault to make matching calls raise, `fault_times` times after `fault_after` calls;
-    with `poison` a row gives logits that are not finite, once."""
+    with `poison` a row gives logits that are not finite, once. on_prefill is told the tokens of
+    every chunk."""
 
     context_length: int = 4000
     prefill_fault: BaseException | None = None
     step_fault: BaseException | None = None
     snapshot_fault: BaseException | None = None
+    restore_fault: BaseException | None = None
     self_test_fault: BaseException | None = None
     load_fault: BaseException | None = None
     fault_after: int = 0
     fault_times: int = 1
     poison: bool = False
     prefilled: list[int] = field(default_factory=list)
+    on_prefill: Callable[[int], None] = lambda tokens: None
     steps: int = 0
     most_rows: int = 0
     self_tests: int = 0
@@ -188,6 +191,7 @@ class Generation:
 
     def restore(self, spans: Sequence[Span], recurrent: Snapshot, tokens: Sequence[int]) -> None:
         assert not self.keys
+        self.model.fault("restore_fault")
         self.keys = [token for span in spans for token in span.tokens]
         self.digest = recurrent.digest
         assert self.keys == list(tokens)
@@ -207,6 +211,7 @@ class Generation:
         self.model.fault("prefill_fault")
         self.model.prefilled.append(len(tokens))
         self.feed(tokens)
+        self.model.on_prefill(len(tokens))
 
     def step(self) -> int | None:
         if self.first is not None:
@@ -387,6 +392,7 @@ class Lab:
             if worker.dead is None or "loading" not in worker.dead:
                 worker._scheduler.check()
                 assert worker.slots_used == worker.queued == 0
+            assert not worker.accounts_broken, "slots or bytes did not add up"
 
     def run(self, test: Callable[[Engine], Awaitable[None]], **settings: Any) -> None:
         async def all_of_it() -> None:

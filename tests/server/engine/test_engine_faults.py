@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,11 +13,9 @@ from server.engine import Engine
 from server.engine.errors import (
     Draining,
     EngineDead,
-    OutOfMemory,
     RequestTimeout,
     StepFailed,
 )
-from server.engine.events import Started
 
 
 @pytest.mark.parametrize("fault", ["prefill_fault", "step_fault", "snapshot_fault"])
@@ -84,6 +84,36 @@ def test_a_failed_self_test_is_the_end(lab: Any):
     lab.run(check)
 
 
+@pytest.mark.parametrize("hours", [8, -1])
+def test_after_the_machine_slept_the_engine_tests_itself(
+    lab: Any, monkeypatch: pytest.MonkeyPatch, hours: int
+):
+    """The time of day jumps, the monotonic clock does not: no request has run out of time."""
+    jump = [0.0]
+    clocks = SimpleNamespace(monotonic=time.monotonic, time=lambda: time.time() + jump[0])
+    monkeypatch.setattr("server.engine.engine.time", clocks)
+
+    async def check(engine: Engine) -> None:
+        assert (await lab.ask(engine, "say before")).content == "before"
+        assert lab.model.self_tests == 0
+        lab.model.gate.clear()
+        under_way = await engine.submit(lab.request("say while", timeout=60))
+        jump[0] = hours * 3600
+        lab.model.gate.set()
+        assert (await lab.read(under_way)).content == "while"
+        assert lab.model.self_tests == 1
+        assert (await lab.ask(engine, "say after")).content == "after"
+        assert lab.model.self_tests == 1
+        jump[0], lab.model.self_test_fault = 0, RuntimeError("the driver is gone")
+        told = await lab.ask(engine, "say never")
+        assert isinstance(told.error, EngineDead)
+        assert (
+            engine.health().reason == "the self-test failed after the machine slept: RuntimeError"
+        )
+
+    lab.run(check)
+
+
 def test_a_step_that_does_not_come_back_is_seen_and_everybody_told(lab: Any):
     async def check(engine: Engine) -> None:
         lab.model.gate.clear()
@@ -98,73 +128,6 @@ def test_a_step_that_does_not_come_back_is_seen_and_everybody_told(lab: Any):
         lab.model.gate.set()
 
     lab.run(check, watchdog_s=0.3, max_batch=1)
-
-
-MEMORY_ERRORS = [
-    MemoryError(),
-    RuntimeError("[malloc] Unable to allocate 9 bytes."),
-    RuntimeError("Out of memory"),
-    RuntimeError(
-        "[METAL] Command buffer execution failed: Insufficient Memory "
-        "(00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)"
-    ),
-    RuntimeError("[metal::malloc] Resource limit (499000) exceeded."),
-]
-
-
-@pytest.mark.parametrize("error", MEMORY_ERRORS)
-def test_out_of_memory_in_a_prompt_empties_the_cache_and_tries_smaller(lab: Any, error: Exception):
-    async def check(engine: Engine) -> None:
-        await lab.ask(engine, "say first")
-        assert engine.health().cache_bytes > 0
-        lab.model.prefilled.clear()
-        lab.model.prefill_fault = error
-        told = await lab.ask(engine, "x" * 600 + "say other")
-        assert told.content == "other"
-        assert sum(isinstance(event, Started) for event in told.events) == 1
-        assert max(lab.model.prefilled) <= 128
-        lab.model.prefill_fault, lab.model.fault_times = error, 2
-        told = await lab.ask(engine, "y" * 600 + "say more")
-        assert isinstance(told.error, OutOfMemory)
-        await lab.until(lambda: engine.health().cache_bytes == 0)
-        assert (await lab.ask(engine, "say first")).content == "first"
-        assert engine.health().status == "ready"
-
-    lab.run(check)
-
-
-@pytest.mark.parametrize("error", MEMORY_ERRORS)
-def test_out_of_memory_in_a_step_costs_time_but_no_token(lab: Any, error: Exception):
-    async def check(engine: Engine) -> None:
-        lab.model.gate.clear()
-        streams = [await engine.submit(lab.request(f"say {'m' * 100}{i}", n=i)) for i in (1, 2)]
-        lab.model.fault_after, lab.model.step_fault = 50, error
-        lab.model.gate.set()
-        one, two = await asyncio.gather(*map(lab.read, streams))
-        assert one.content == "m" * 100 + "1"
-        assert sorted(two.content) == sorted(2 * ("m" * 100 + "2"))
-        lab.model.fault_after, lab.model.fault_times, lab.model.step_fault = 5, 2, error
-        told = await lab.ask(engine, "say " + "m" * 100)
-        assert isinstance(told.error, OutOfMemory), "once is all"
-        assert (await lab.ask(engine, "say next")).content == "next"
-        assert engine.health().status == "ready"
-
-    lab.run(check)
-
-
-def test_a_request_waits_until_there_is_memory_for_it(lab: Any):
-    async def check(engine: Engine) -> None:
-        lab.model.gate.clear()
-        first = await engine.submit(lab.request("say " + "a" * 500))
-        await lab.until(lambda: engine.health().active == 1)
-        lab.model.active_bytes = lab.model.limit_bytes
-        second = await engine.submit(lab.request("say b"))
-        lab.model.gate.set()
-        assert (await lab.read(first)).content == "a" * 500
-        assert (await lab.read(second)).content == "b", "alone it may try"
-        assert lab.model.most_rows == 1
-
-    lab.run(check, prompt_cache_bytes=0)
 
 
 def test_logits_that_are_not_finite_fail_the_request_and_are_never_cached(lab: Any):
