@@ -1,0 +1,76 @@
+"""The decode step's launches: counted from few layers, against the step with all of them."""
+
+from collections import Counter
+
+import mlx.core as mx
+import pytest
+
+from model.geometry import named, of_text
+from model.launches.decode import (
+    ATTENTION,
+    DELTA,
+    count_step,
+    count_whole_step,
+    record_step,
+)
+from model.launches.fusion import fused
+from model.random_values import GEOMETRIES
+from model.sampling import SamplingParams
+
+GREEDY = SamplingParams(temperature=0.0)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return named("tiny")
+
+
+@pytest.mark.parametrize("context", [0, 300])
+def test_what_a_layer_adds_stands_for_all_of_its_kind(tiny, context):
+    few = count_step(tiny, context=context)
+    assert few == count_whole_step(tiny, context=context)
+    assert few.total() > 8 * 10
+
+
+def test_more_layers_launch_more_and_the_head_does_not():
+    text = GEOMETRIES["tiny"] | {"num_hidden_layers": 16}
+    eight, sixteen = count_step(named("tiny")), count_step(of_text("deep", text))
+    more = {key: sixteen[key] - eight[key] for key in sixteen.keys() | eight.keys()}
+    assert min(more.values()) >= 0
+    parts = Counter()
+    for (part, _), count in more.items():
+        parts[part] += count
+    for part in ("DeltaNet mixers", "attention mixers", "experts"):
+        of_eight = sum(n for (name, _), n in eight.items() if name == part)
+        assert parts[part] == of_eight > 0
+    assert parts["head"] == parts["sampler"] == 0
+
+
+def test_a_filtered_draw_launches_more_than_a_greedy_one(tiny):
+    drawn = count_step(tiny, sampling=SamplingParams(temperature=1.0, top_k=20, top_p=0.9))
+    assert drawn.total() > count_step(tiny, sampling=GREEDY).total()
+
+
+def test_launches_do_not_depend_on_the_widths_but_where_a_kernel_changes():
+    """The real sizes and the tiny ones, layer for layer."""
+    sizes = {"num_hidden_layers": 4}
+    small = count_step(of_text("small", GEOMETRIES["tiny"] | sizes))
+    real = count_step(of_text("real", GEOMETRIES["full"] | sizes))
+    assert small.keys() == real.keys()
+    assert abs(small.total() - real.total()) < 0.05 * real.total()
+
+
+def test_nothing_is_computed_or_held(tiny):
+    before = mx.get_active_memory()
+    count_step(named("qwen3.6-35b-a3b"), context=131_072)
+    assert mx.get_active_memory() - before < 64 << 20
+
+
+def test_every_node_of_the_step_is_known_and_reads_what_was_made_before(tiny):
+    graph = fused(record_step(tiny, [DELTA, ATTENTION], context=300, sampling=GREEDY))
+    made = {name for node in graph.nodes for name in node.outputs}
+    seen: set[str] = set()
+    for node in graph.nodes:
+        assert not [n for n in node.inputs if n in made and n not in seen]
+        seen.update(node.outputs)
+    assert set(graph.outputs) & made
