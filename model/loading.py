@@ -20,6 +20,7 @@ from model.constraint import WORD, Mask, TokenConstraint
 from model.decoder import Decoder
 from model.errors import CheckpointError
 from model.generation import Generation
+from model.hub import hub_snapshot
 from model.lane_state import LaneState
 from model.load_plan import plan_loading
 from model.network import Network
@@ -225,19 +226,10 @@ def folder_name(folder: Path, path: Path | str | None) -> str:
 
 
 def resolve(path: str) -> Path:
-    """A local folder, or the snapshot of a hub id (`owner/name`), downloaded when it is not in the
-    hub's cache.
-    """
+    """A local folder, or that of a hub id (`owner/name`). Raises CheckpointError."""
     folder = Path(path).expanduser()
     if folder.is_dir():
         return folder
     if path.count("/") != 1 or path.startswith((".", "/", "~")):
         raise CheckpointError(f"{path}: no such folder (and not a hub id of the form owner/name)")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    patterns = ["*.json", "*.safetensors", "*.jinja", "*.txt"]
-    try:
-        return Path(snapshot_download(path, allow_patterns=patterns))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as failure:
-        raise CheckpointError(f"{path}: cannot be downloaded: {failure}") from failure
+    return hub_snapshot(path)

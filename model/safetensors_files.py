@@ -15,7 +15,7 @@ from .errors import CheckpointError
 from .json_keys import Section
 
 INDEX = "model.safetensors.index.json"
-_SINGLE = "model.safetensors"
+SINGLE = "model.safetensors"
 _LISTED = 8  # problems spelled out in one message
 _SAMPLES, _SAMPLE_BYTES = 16, 4096
 _ITEM_BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4} | dict.fromkeys(
@@ -52,10 +52,10 @@ def weight_files(folder: Path) -> tuple[list[Path], dict[str, str]]:
     """
     index = folder / INDEX
     if not index.exists():
-        single = folder / _SINGLE
+        single = folder / SINGLE
         files = [single] if single.exists() else sorted(folder.glob("*.safetensors"))
         if not files:
-            raise CheckpointError(f"{folder}: expected {_SINGLE} or {INDEX}, found neither")
+            raise CheckpointError(f"{folder}: expected {SINGLE} or {INDEX}, found neither")
         return files, {}
     section = Section.from_file(index).section("weight_map")
     for tensor in section.values:

@@ -24,6 +24,6 @@ def configure(level: str) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(OneLine(FORMAT))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    for noisy in ("httpx", "httpcore", "sse_starlette", "asyncio"):
+    for noisy in ("httpx", "httpx2", "httpcore", "sse_starlette", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     logging.getLogger("uvicorn").setLevel(logging.WARNING if level == "info" else level.upper())

@@ -158,7 +158,8 @@ def _exit_later(status: int, seconds: float) -> None:
 
 def _told(error: BaseException) -> str:
     if isinstance(error, (CheckpointError, OSError, ValueError)):
-        return " ".join(str(error).split())
+        what, *problems = str(error).splitlines() or [""]
+        return " ".join(f"{what} {'; '.join(problems)}".split())
     logger.error("the model could not be loaded", exc_info=error)
     return f"the model could not be loaded: {error!r}"
 
