@@ -47,7 +47,7 @@ async def resolved(items: Sequence[Any], store: Store, tenant: str) -> list[Any]
         if response is not None and name not in known:
             kept = await store.load(response, tenant)
             known |= {item["id"]: item for item in (kept.response["output"] if kept else ())}
-        if name in known:
+        if isinstance(name, str) and name in known:
             found.append(known[name])
         elif isinstance(name, str) and name.startswith("rs_"):
             log.warning("left out a reference to reasoning that is not stored")

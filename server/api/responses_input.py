@@ -88,6 +88,8 @@ def _add(turns: Turns, item: Any, where: str, origin: int | None, unseal: Opener
         raise ApiError(f"{where} must be an object; got {shown(item)}.", param=where)
     kind = item.get("type")
     kind = "message" if kind is None else kind
+    if not isinstance(kind, str):
+        raise ApiError(f"{where}.type must be a string; got {shown(kind)}.", param=f"{where}.type")
     response = response_of(item.get("id"))
     if kind == "message":
         _add_message(turns, item, where, origin)
@@ -102,10 +104,8 @@ def _add(turns: Turns, item: Any, where: str, origin: int | None, unseal: Opener
         if isinstance(item.get("call_id"), str):
             message["tool_call_id"] = item["call_id"]
         turns.answered(message, origin)
-    elif isinstance(kind, str):
-        log.warning("left out an item of type %r", kind[:80])
     else:
-        raise ApiError(f"{where}.type must be a string; got {shown(kind)}.", param=f"{where}.type")
+        log.warning("left out an item of type %r", kind[:80])
 
 
 def _add_message(turns: Turns, item: Mapping[str, Any], where: str, origin: int | None) -> None:

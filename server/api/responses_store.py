@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from server.api.errors import ApiError
+from server.api.responses_key import kept_key
 from server.api.responses_seal import KEY_BYTES
-from server.api.responses_table import Table, kept_key
+from server.api.responses_table import Table
 
 log = logging.getLogger(__name__)
 
@@ -110,5 +111,9 @@ class Store:
         return Kept(response, items)
 
     def _keep(self, kept: Kept, tenant: str) -> bool:
-        body = zlib.compress(json.dumps([kept.response, kept.items]).encode(), 1)
-        return self._open().put(kept.response["id"], tenant, body)
+        return self._open().put(kept.response["id"], tenant, packed(kept))
+
+
+def packed(kept: Kept) -> bytes:
+    """As bytes, in which damage is found when they are read."""
+    return zlib.compress(json.dumps([kept.response, kept.items]).encode(), 1)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -20,10 +19,23 @@ from server.engine.cache_folder import make_private
 log = logging.getLogger(__name__)
 
 FILE = "responses-1.sqlite3"
-KEY_FILE = "reasoning.key"
 ROW_BYTES = 256  # what a row takes beside its body, about
 _BUSY_S = 10.0
-_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+# Errors that say nothing of what is in the file. The others do: damage to its header or schema has
+# all kinds of names.
+_ELSEWHERE = (
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_AUTH,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_PROTOCOL,
+    sqlite3.SQLITE_INTERRUPT,
+)
 
 T = TypeVar("T")
 
@@ -62,7 +74,7 @@ class Table:
     def get(self, id: str, tenant: str) -> bytes | None:
         query = "SELECT body FROM responses WHERE id = ? AND tenant = ?"
         row = self._with(lambda rows: rows.execute(query, (id, tenant)).fetchone())
-        return None if row is None else bytes(row[0])
+        return row[0] if row is not None and isinstance(row[0], bytes) else None
 
     def put(self, id: str, tenant: str, body: bytes) -> bool:
         """Keeps `body`, in place of the oldest where there is no room; whether it can be kept."""
@@ -105,14 +117,16 @@ class Table:
 
     def _shrink(self) -> None:
         """Gives the pages that became free back."""
-        self._with(lambda rows: rows.execute("PRAGMA incremental_vacuum").fetchall())
+        # Not execute(): it stops after the first page, as the statement has no columns.
+        self._with(lambda rows: rows.executescript("PRAGMA incremental_vacuum"))
 
     def _with(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """`work` with the rows; once more with an empty file where this one is damaged."""
         try:
             return work(self._opened())
         except sqlite3.DatabaseError as error:
-            if self._path is None or error.sqlite_errorcode & 0xFF not in _DAMAGED:
+            code = getattr(error, "sqlite_errorcode", None)  # some are Python's own
+            if self._path is None or code is None or code & 0xFF in _ELSEWHERE:
                 raise
             self.close()
             _put_aside(self._path, error)
@@ -133,7 +147,7 @@ def _drop_oldest(rows: sqlite3.Connection, most_bytes: int) -> bool:
             if excess <= 0:
                 break
             last = number
-            excess -= size
+            excess -= size if isinstance(size, int) else 0  # damage can make it anything
     if last is not None:
         rows.execute("DELETE FROM responses WHERE number <= ?", (last,))
     return last is not None
@@ -151,6 +165,7 @@ def _put_aside(path: Path, error: Exception) -> None:
 def _opened(path: Path | str) -> sqlite3.Connection:
     # Whoever lets go of it closes it, and that may be another thread.
     rows = sqlite3.connect(path, timeout=_BUSY_S, check_same_thread=False)
+    rows.text_factory = bytes
     try:
         for pragma in _PRAGMAS:
             rows.execute(pragma).fetchall()
@@ -159,30 +174,3 @@ def _opened(path: Path | str) -> sqlite3.Connection:
         rows.close()
         raise
     return rows
-
-
-def kept_key(folder: Path | None, length: int) -> bytes:
-    """The key that lies in `folder`, made there where there is none; without a folder a new one.
-    Raises OSError."""
-    new = secrets.token_bytes(length)
-    if folder is None:
-        return new
-    make_private(folder)
-    path = folder / KEY_FILE
-    partial = folder / f"{KEY_FILE}.{os.getpid()}"
-    if not path.exists():
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(new)
-            file.flush()
-            os.fsync(descriptor)
-        try:
-            os.link(partial, path)  # of two processes that make one, the first has made it
-        except FileExistsError:
-            pass
-        finally:
-            partial.unlink(missing_ok=True)
-    key = path.read_bytes()
-    if len(key) != length:
-        raise OSError(f"{path} is damaged: remove it, and a new key is made")
-    return key
