@@ -54,8 +54,8 @@ def qk_norm_rope(
 
 # One simdgroup per row and head: of a query head it norms and rotates the query and copies the
 # gate, of a key/value head it norms and rotates the key and copies the value. Template: T
-# activation type, HEADS, KV_HEADS, D, ROTARY dims. Angles are computed as mlx does, pos · 2^(-i/half
-# · log2 base), since the keys of a prompt come from there.
+# activation type, HEADS, KV_HEADS, D, ROTARY dims. Angles are computed as mlx does,
+# pos · 2^(-i/half · log2 base), since the keys of a prompt come from there.
 KERNEL = MetalKernel(
     name="qk_norm_rope",
     inputs=("qkv", "q_norm", "k_norm", "eps", "positions", "log2_base"),
