@@ -1,13 +1,14 @@
 """Loads a checkpoint folder into arrays in the MLX layout.
 
 Everything is checked from the headers first (load_plan.py); then tensors are read one at a time,
-so that memory peaks little above what stays. Knows arrays and files, nothing about the network's
-computation.
+or all those of a matrix that is joined (joining.py), so that memory peaks little above what stays.
+Knows arrays and files, nothing about the network's computation.
 """
 
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import cast
 
@@ -16,10 +17,11 @@ import mlx.core as mx
 from .config import ModelConfig, QuantSpec
 from .device import DeviceInfo
 from .errors import CheckpointError
+from .joining import Join, join_arrays, joins
 from .layout import Change, Source
 from .load_plan import LoadPlan, PlannedTensor, plan_loading
 from .safetensors_files import fingerprint, stored_tensors
-from .tensors import parameter_count
+from .tensors import expected_tensors, parameter_count
 
 Progress = Callable[[int, int], None]
 
@@ -31,7 +33,8 @@ class Weights:
     """The arrays of a network, evaluated.
 
     arrays: name without the `language_model.` prefix -> array; quantized matrices keep their
-        `.weight` (uint32), `.scales` and, in affine mode, `.biases`.
+        `.weight` (uint32), `.scales` and, in affine mode, `.biases`. Joined matrices stand under
+        the name of their join.
     quantized: module path -> how it is stored, for the matrices that are still quantized.
     set_aside: names in the files of the tensors that were not loaded (vision, MTP).
     bytes_on_disk: size of all weight files together.
@@ -59,7 +62,9 @@ def load_weights(
     tensor. Raises CheckpointError before any tensor is read if one is missing, unexpected or wrong.
     """
     plan = plan_loading(folder, config)
-    loader = _Loader(plan, compute_dtype, dequantize, progress)
+    specs = {} if dequantize else {tensor.module: tensor.spec for tensor in plan.tensors}
+    joined = list(joins(config, specs.get))
+    loader = _Loader(plan, joined, compute_dtype, dequantize, progress)
     loader.run()
     return Weights(
         arrays=loader.arrays,
@@ -75,7 +80,9 @@ def dequantize_fits(folder: Path, config: ModelConfig, device: DeviceInfo) -> bo
     if device.kind != "cpu":
         return False
     largest = max(tensor.nbytes for tensor in stored_tensors(folder).values())
-    peak = 4 * parameter_count(config) + largest
+    matrix = max(prod(spec.shape) for spec in expected_tensors(config).values())
+    # Gate and up of all experts stand beside the matrix they are joined to.
+    peak = 4 * (parameter_count(config) + 2 * matrix) + largest
     return peak <= _SHARE_OF_MEMORY * device.memory_available
 
 
@@ -83,11 +90,18 @@ class _Loader:
     """Reads the tensors of a plan, each evaluated on its own and its lazy parts dropped."""
 
     def __init__(
-        self, plan: LoadPlan, dtype: mx.Dtype, dequantize: bool, progress: Progress | None
+        self,
+        plan: LoadPlan,
+        joined: list[Join],
+        dtype: mx.Dtype,
+        dequantize: bool,
+        progress: Progress | None,
     ) -> None:
         self.arrays: dict[str, mx.array] = {}
         self.quantized: dict[str, QuantSpec] = {}
         self._plan = plan
+        self._by_module = {tensor.module: tensor for tensor in plan.tensors}
+        self._joins = {member: join for join in joined for member in join.members()}
         self._dtype = dtype
         self._dequantize = dequantize
         self._progress = progress
@@ -99,11 +113,19 @@ class _Loader:
 
     def run(self) -> None:
         for file in self._plan.files:
-            loaded = cast(dict[str, mx.array], mx.load(str(file)))
-            self._lazy |= {name: array for name, array in loaded.items() if name in self._uses}
+            self._lazy |= self._lazily_loaded(file)
+        done: set[str] = set()
         for tensor in self._plan.tensors:
+            join = self._joins.get(tensor.module)
+            name = tensor.name if join is None else join.name
+            if name in done:
+                continue
+            done.add(name)
             try:
-                self._load(tensor)
+                if join is None:
+                    self._load(tensor)
+                else:
+                    self._load_joined(join)
             except RuntimeError as error:  # the file changed or failed after its header was read
                 stored = tensor.source.stored
                 raise CheckpointError(f"{stored.file}: {stored.name}: {error}") from error
@@ -111,22 +133,45 @@ class _Loader:
                 self._progress(self._done, self._total)
         mx.clear_cache()
 
+    def _lazily_loaded(self, file: Path) -> dict[str, mx.array]:
+        loaded = cast(dict[str, mx.array], mx.load(str(file)))
+        return {name: array for name, array in loaded.items() if name in self._uses}
+
     def _load(self, tensor: PlannedTensor) -> None:
-        if tensor.spec is None:
+        if tensor.kind != "matrix":
             dtype = mx.float32 if tensor.kind == "float32" else self._dtype
-            self._keep(
-                tensor.name, _changed(self._take(tensor.source), tensor.source.change, dtype)
-            )
+            # A view would keep the whole of the stored tensor alive.
+            array = mx.contiguous(_changed(self._take(tensor.source), tensor.source.change, dtype))
+            self._keep(tensor.name, array)
             return
+        parts = self._matrix(tensor)
+        for suffix in list(parts):
+            self._keep(f"{tensor.module}.{suffix}", mx.contiguous(parts.pop(suffix)))
+        self._note(tensor.module, tensor)
+
+    def _load_joined(self, join: Join) -> None:
+        groups = [[self._by_module[path] for path in group] for group in join.groups]
+        parts = [[self._matrix(tensor) for tensor in group] for group in groups]
+        for suffix in list(parts[0][0]):
+            # Nothing else holds them, so each is freed as soon as it is copied.
+            array = join_arrays([[part.pop(suffix) for part in group] for group in parts])
+            self._keep(f"{join.name}.{suffix}", array)
+        self._note(join.name, groups[0][0])
+
+    def _note(self, module: str, tensor: PlannedTensor) -> None:
+        if tensor.spec is not None and not self._dequantize:
+            self.quantized[module] = tensor.spec
+
+    def _matrix(self, tensor: PlannedTensor) -> dict[str, mx.array]:
+        """Suffix -> lazy array of what is kept of a matrix."""
+        if tensor.spec is None:
+            weight = self._take(tensor.source)
+            return {"weight": _changed(weight, tensor.source.change, self._dtype)}
         weight, (scales, biases) = self._take(tensor.source), self._quantization_parts(tensor)
         if self._dequantize:
-            self._keep(tensor.name, self._dequantized(weight, scales, biases, tensor.spec))
-            return
-        self.quantized[tensor.module] = tensor.spec
-        self._keep(tensor.name, weight)
-        self._keep(f"{tensor.module}.scales", scales)
-        if biases is not None:
-            self._keep(f"{tensor.module}.biases", biases)
+            return {"weight": self._dequantized(weight, scales, biases, tensor.spec)}
+        parts = {"weight": weight, "scales": scales}
+        return parts if biases is None else parts | {"biases": biases}
 
     def _quantization_parts(self, tensor: PlannedTensor) -> tuple[mx.array, mx.array | None]:
         """(scales, biases), cast once here because a matrix product would cast them every time."""
@@ -166,6 +211,7 @@ class _Loader:
 
 
 def _changed(array: mx.array, change: Change, dtype: mx.Dtype) -> mx.array:
+    """What the network has of a stored array; it may be a view."""
     if change == "add one":
         return (array.astype(mx.float32) + 1).astype(dtype)
     if change == "move channels":
@@ -173,5 +219,4 @@ def _changed(array: mx.array, change: Change, dtype: mx.Dtype) -> mx.array:
     elif change != "none":
         half = array.shape[1] // 2
         array = array[:, :half] if change == "gate half" else array[:, half:]
-    # A view would keep the whole of the stored tensor alive.
-    return mx.contiguous(array.astype(dtype))
+    return array.astype(dtype)

@@ -15,7 +15,8 @@ import mlx.core as mx
 from model.activations import silu
 from model.config import ModelConfig
 from model.delta_rule import DeltaRule
-from model.quantized import AnyLinear, ArraySource, linear
+from model.kernels import Kernels
+from model.quantized import ArraySource, linear, linears
 
 
 class DeltaNet:
@@ -29,11 +30,10 @@ class DeltaNet:
         self.width = config.linear_conv_kernel_dim
         self.eps = config.rms_norm_eps
         self.delta_rule = delta_rule
-        self.in_proj_qkv: AnyLinear = linear(source, f"{path}.in_proj_qkv")
-        self.in_proj_z: AnyLinear = linear(source, f"{path}.in_proj_z")
-        self.in_proj_b: AnyLinear = linear(source, f"{path}.in_proj_b")
-        self.in_proj_a: AnyLinear = linear(source, f"{path}.in_proj_a")
-        self.out_proj: AnyLinear = linear(source, f"{path}.out_proj")
+        part = f"{path}.in_proj"
+        self.in_proj_qkvz = linears(source, f"{part}_qkvz", f"{part}_qkv", f"{part}_z")
+        self.in_proj_ab = linears(source, f"{part}_ab", f"{part}_a", f"{part}_b")
+        self.out_proj = linear(source, f"{path}.out_proj")
         # [channels, W, 1] -> [W, channels]: the convolution is W shifted multiply-adds.
         self.conv_taps = source.arrays[f"{path}.conv1d.weight"].squeeze(-1).T
         self.decay_rate = mx.exp(source.arrays[f"{path}.A_log"].astype(mx.float32))
@@ -41,14 +41,36 @@ class DeltaNet:
         self.norm = source.arrays[f"{path}.norm.weight"]
         mx.eval(self.conv_taps, self.decay_rate)
 
-    def __call__(
+    def step(
+        self, x: mx.array, conv_tail: mx.array, recurrent: mx.array, kernels: Kernels
+    ) -> tuple[mx.array, mx.array, mx.array]:
+        """One token of each row: x [B, 1, hidden]; the rest as in prefill()."""
+        a, b = mx.split(self.in_proj_ab(x), 2, axis=-1)
+        out, conv_tail, recurrent = kernels.delta_step(
+            self.in_proj_qkvz(x),
+            a,
+            b,
+            conv_tail,
+            self.conv_taps,
+            self.decay_rate,
+            self.dt_bias,
+            self.norm,
+            self.eps,
+            recurrent,
+            self.key_heads,
+            self.value_heads,
+        )
+        return self.out_proj(out), conv_tail, recurrent
+
+    def prefill(
         self, x: mx.array, conv_tail: mx.array, recurrent: mx.array
     ) -> tuple[mx.array, mx.array, mx.array]:
         """x [B, T, hidden], conv_tail [B, W-1, channels], recurrent [B, Hv, Dv, Dk] float32 ->
         output and new states.
         """
         B, T, _ = x.shape
-        mixed = mx.concatenate([conv_tail, self.in_proj_qkv(x)], axis=1)
+        qkv, z = mx.split(self.in_proj_qkvz(x), [conv_tail.shape[-1]], axis=-1)
+        mixed = mx.concatenate([conv_tail, qkv], axis=1)
         conv_tail = mixed[:, T:]
         convolved = mixed[:, :T] * self.conv_taps[0]
         for i in range(1, self.width):
@@ -60,12 +82,13 @@ class DeltaNet:
         k = _unit(k.reshape(B, T, self.key_heads, self.key_dim))
         v = v.reshape(B, T, self.value_heads, self.value_dim).astype(mx.float32)
 
-        beta = mx.sigmoid(self.in_proj_b(x).astype(mx.float32))
-        rate = _softplus(self.in_proj_a(x).astype(mx.float32) + self.dt_bias)
+        a, b = mx.split(self.in_proj_ab(x), 2, axis=-1)
+        beta = mx.sigmoid(b.astype(mx.float32))
+        rate = _softplus(a.astype(mx.float32) + self.dt_bias)
         log_decay = -self.decay_rate * rate  # [B, T, Hv]
         out, recurrent = self.delta_rule(q, k, v, log_decay, beta, recurrent)
 
-        z = self.in_proj_z(x).reshape(B, T, self.value_heads, self.value_dim)
+        z = z.reshape(B, T, self.value_heads, self.value_dim)
         out = mx.fast.rms_norm(out, self.norm.astype(mx.float32), self.eps)
         out = (out * silu(z.astype(mx.float32))).astype(x.dtype)
         return self.out_proj(out.reshape(B, T, -1)), conv_tail, recurrent

@@ -1,9 +1,12 @@
 """The mixture of experts: router, routed experts, shared expert.
 
 Formulas: p = softmax(W_g x) over all experts in float32, the k largest renormalised; the shared
-expert is weighted by a sigmoid gate of its own (transformers' `modeling_qwen3_5_moe`).
+expert is weighted by a sigmoid gate of its own (transformers' `modeling_qwen3_5_moe`). Where the
+shared expert is stored like the routed ones, it is expert number E of the same matrices, chosen by
+every token (joining.py).
 
-Shapes: B sequences, T tokens, N = B·T, E experts, k experts per token.
+Shapes: B sequences, T tokens, N = B·T, E experts, k experts per token, with the shared one where it
+is one of them, I expert width.
 """
 
 from __future__ import annotations
@@ -12,68 +15,93 @@ import mlx.core as mx
 
 from model.activations import silu
 from model.config import ModelConfig
+from model.kernels import Kernels
 from model.quantized import (
-    AnyExpertLinear,
-    AnyLinear,
     ArraySource,
     ExpertLinear,
     expert_linear,
+    expert_linears,
+    is_stored,
     linear,
+    linears,
 )
 
 # From this many tokens on, tokens are sorted by expert so that each expert's weights are read once.
 SORT_FROM = 8
 
 
+class SharedExpert:
+    """The shared expert as a feed-forward network of its own."""
+
+    def __init__(self, source: ArraySource, path: str):
+        self.gate_up = linears(
+            source, f"{path}.gate_up_proj", f"{path}.gate_proj", f"{path}.up_proj"
+        )
+        self.down = linear(source, f"{path}.down_proj")
+
+    def __call__(self, tokens: mx.array, gate: mx.array) -> mx.array:
+        """tokens [N, hidden], gate [N, 1] before its sigmoid -> [N, hidden]."""
+        return self.down(_swiglu(self.gate_up(tokens))) * mx.sigmoid(gate)
+
+
 class Experts:
-    """One mixture-of-experts block."""
+    """One mixture-of-experts block. `shared` is None where its expert is one of the others."""
 
     def __init__(self, config: ModelConfig, source: ArraySource, path: str, *, on_gpu: bool):
         self.per_token = config.num_experts_per_tok
         self.on_gpu = on_gpu
-        self.gate: AnyLinear = linear(source, f"{path}.gate")
-        self.gate_proj: AnyExpertLinear = expert_linear(source, f"{path}.switch_mlp.gate_proj")
-        self.up_proj: AnyExpertLinear = expert_linear(source, f"{path}.switch_mlp.up_proj")
-        self.down_proj: AnyExpertLinear = expert_linear(source, f"{path}.switch_mlp.down_proj")
-        self.shared_gate: AnyLinear = linear(source, f"{path}.shared_expert_gate")
-        self.shared_gate_proj: AnyLinear = linear(source, f"{path}.shared_expert.gate_proj")
-        self.shared_up_proj: AnyLinear = linear(source, f"{path}.shared_expert.up_proj")
-        self.shared_down_proj: AnyLinear = linear(source, f"{path}.shared_expert.down_proj")
+        self.gates = linears(source, f"{path}.gates", f"{path}.gate", f"{path}.shared_expert_gate")
+        together, routed = f"{path}.experts", f"{path}.switch_mlp"
+        self.shared: SharedExpert | None = None
+        if not is_stored(source, f"{together}.gate_up_proj"):
+            self.shared = SharedExpert(source, f"{path}.shared_expert")
+            together = routed
+        self.gate_up = expert_linears(
+            source, f"{together}.gate_up_proj", f"{routed}.gate_proj", f"{routed}.up_proj"
+        )
+        self.down = expert_linear(source, f"{together}.down_proj")
 
-    def __call__(self, x: mx.array, *, decode: bool = False) -> mx.array:
-        """x [B, T, hidden] -> [B, T, hidden].
+    def step(self, x: mx.array, residual: mx.array, kernels: Kernels) -> mx.array:
+        """One token of each row: x and residual [B, 1, hidden] -> residual + experts(x).
 
-        `decode` promises that nothing is read back, as a compiled step needs: on the CPU every
-        batch is then gathered, whatever its size.
+        Nothing is read back, as a compiled step needs.
         """
+        tokens, rest = x.reshape(-1, x.shape[-1]), residual.reshape(-1, x.shape[-1])
+        experts, weights, shared = self._route(tokens, kernels)
+        if shared is not None:
+            rest = rest + shared
+        gate_up = self.gate_up(mx.expand_dims(tokens, (1, 2)), experts, sorted_indices=False)
+        out = kernels.expert_down(gate_up.squeeze(-2), self.down, experts, weights, rest)
+        return out.reshape(x.shape)
+
+    def prefill(self, x: mx.array, kernels: Kernels) -> mx.array:
+        """Any number of tokens: x [B, T, hidden] -> [B, T, hidden]."""
         tokens = x.reshape(-1, x.shape[-1])
-        experts, weights = self._route(tokens)
-        if tokens.shape[0] < SORT_FROM or (decode and not self.on_gpu):
+        experts, weights, shared = self._route(tokens, kernels)
+        if tokens.shape[0] < SORT_FROM:
             routed = self._gathered(tokens, experts)
-        elif not self.on_gpu and isinstance(self.down_proj, ExpertLinear):
+        elif not self.on_gpu and isinstance(self.gate_up, ExpertLinear):
             routed = self._one_expert_after_another(tokens, experts)
         else:
             routed = self._sorted(tokens, experts)
-        routed = (routed * weights[..., None]).sum(axis=1)
-        shared = self.shared_down_proj(
-            silu(self.shared_gate_proj(tokens)) * self.shared_up_proj(tokens)
-        )
-        shared = shared * mx.sigmoid(self.shared_gate(tokens))
-        return (routed + shared).reshape(x.shape)
+        out = (routed * weights.astype(x.dtype)[..., None]).sum(axis=1)
+        return (out if shared is None else out + shared).reshape(x.shape)
 
-    def _route(self, tokens: mx.array) -> tuple[mx.array, mx.array]:
-        """[N, hidden] -> expert ids [N, k] and their weights [N, k], which sum to one."""
-        logits = self.gate(tokens).astype(mx.float32)
-        experts = mx.argpartition(logits, kth=-self.per_token, axis=-1)[..., -self.per_token :]
-        # Softmax over all, then renormalising the chosen, is the softmax over the chosen.
-        weights = mx.softmax(mx.take_along_axis(logits, experts, axis=-1), axis=-1)
-        return experts, weights.astype(tokens.dtype)
+    def _route(
+        self, tokens: mx.array, kernels: Kernels
+    ) -> tuple[mx.array, mx.array, mx.array | None]:
+        """[N, hidden] -> expert ids [N, k], their weights [N, k] float32, and what the shared
+        expert adds [N, hidden] where it is none of them."""
+        logits = self.gates(tokens)
+        if self.shared is None:
+            return *kernels.router_top_k(logits, self.per_token, shared=True), None
+        experts, weights = kernels.router_top_k(logits[:, :-1], self.per_token)
+        return experts, weights, self.shared(tokens, logits[:, -1:])
 
     def _feed_forward(self, x: mx.array, experts: mx.array, *, sorted_indices: bool) -> mx.array:
         """x [..., 1, hidden], experts [...] -> [..., 1, hidden]."""
-        gate = self.gate_proj(x, experts, sorted_indices=sorted_indices)
-        up = self.up_proj(x, experts, sorted_indices=sorted_indices)
-        return self.down_proj(silu(gate) * up, experts, sorted_indices=sorted_indices)
+        gate_up = self.gate_up(x, experts, sorted_indices=sorted_indices)
+        return self.down(_swiglu(gate_up), experts, sorted_indices=sorted_indices)
 
     def _gathered(self, tokens: mx.array, experts: mx.array) -> mx.array:
         """A few tokens: [N, hidden] -> [N, k, hidden]."""
@@ -84,32 +112,33 @@ class Experts:
         """Many tokens, sorted by expert: [N, hidden] -> [N, k, hidden]."""
         flat = experts.reshape(-1)
         order = mx.argsort(flat)
-        x = tokens[order // self.per_token][:, None]
+        x = tokens[order // experts.shape[-1]][:, None]
         out = self._feed_forward(x, flat[order], sorted_indices=True)
         return out.squeeze(1)[mx.argsort(order)].reshape(*experts.shape, -1)
 
     def _one_expert_after_another(self, tokens: mx.array, experts: mx.array) -> mx.array:
         """The CPU's form for many tokens: one BLAS product per expert; gather_mm would make one per
-        token.
-
-        Reads the routing back, so it cannot run inside a compiled step: see `decode`.
+        token. Reads the routing back.
         """
-        assert isinstance(self.gate_proj, ExpertLinear)  # noqa: S101 - the caller's check, for the type checker
-        assert isinstance(self.up_proj, ExpertLinear)  # noqa: S101
-        assert isinstance(self.down_proj, ExpertLinear)  # noqa: S101
+        assert isinstance(self.gate_up, ExpertLinear)  # noqa: S101 - the caller's check, for the type checker
+        assert isinstance(self.down, ExpertLinear)  # noqa: S101
         flat = experts.reshape(-1)
         order = mx.argsort(flat)
-        x = tokens[order // self.per_token]
-        count = self.gate_proj.weight.shape[0]
+        x = tokens[order // experts.shape[-1]]
+        count = self.gate_up.weight.shape[0]
         ends = mx.cumsum((flat[:, None] == mx.arange(count)).sum(axis=0))
         parts = []
         start = 0
         for expert, end in enumerate(ends.tolist()):  # type: ignore[arg-type]
             if end > start:
-                rows = x[start:end]
-                gate = rows @ self.gate_proj.weight[expert].T
-                up = rows @ self.up_proj.weight[expert].T
-                parts.append((silu(gate) * up) @ self.down_proj.weight[expert].T)
+                gate_up = x[start:end] @ self.gate_up.transposed[expert]
+                parts.append(_swiglu(gate_up) @ self.down.transposed[expert])
                 start = end
         out = mx.concatenate(parts, axis=0)
         return out[mx.argsort(order)].reshape(*experts.shape, -1)
+
+
+def _swiglu(gate_up: mx.array) -> mx.array:
+    """[..., 2·I], gate and then up -> [..., I]."""
+    gate, up = mx.split(gate_up, 2, axis=-1)
+    return silu(gate) * up

@@ -1,7 +1,7 @@
 """The decoder, on one page: embedding, layers of mixer and experts, final norm, output head.
 
 Knows nothing of sampling, caches' bookkeeping or text. Residual stream: h = x + Mixer(RMS(x)); out
-= h + Experts(RMS(h)).
+= h + Experts(RMS(h)). A decode step runs through `kernels`, one callable per fused region.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from model.attention import Attention
 from model.config import ModelConfig
 from model.delta_net import DeltaNet
 from model.experts import Experts
+from model.kernels import Kernels
 from model.quantized import AnyEmbedding, AnyLinear, ArraySource, embedding, linear
 from model.state import LayerStates
 
@@ -29,7 +30,6 @@ class Layer:
         on_gpu: bool,
     ):
         path = f"model.layers.{index}"
-        self.eps = config.rms_norm_eps
         self.input_norm = source.arrays[f"{path}.input_layernorm.weight"]
         self.post_attention_norm = source.arrays[f"{path}.post_attention_layernorm.weight"]
         self.mixer: Attention | DeltaNet
@@ -39,21 +39,15 @@ class Layer:
             self.mixer = DeltaNet(config, source, f"{path}.linear_attn", rule)
         self.experts = Experts(config, source, f"{path}.mlp", on_gpu=on_gpu)
 
-    def mixer_input(self, x: mx.array) -> mx.array:
-        return mx.fast.rms_norm(x, self.input_norm, self.eps)
-
-    def after_mixer(self, x: mx.array, mixed: mx.array, *, decode: bool = False) -> mx.array:
-        h = x + mixed
-        normed = mx.fast.rms_norm(h, self.post_attention_norm, self.eps)
-        return h + self.experts(normed, decode=decode)
-
 
 class Network:
-    """The whole decoder over given arrays."""
+    """The whole decoder over given arrays. `kernels` may be replaced before the first step."""
 
     def __init__(self, config: ModelConfig, source: ArraySource, dtype: mx.Dtype, *, on_gpu: bool):
         self.config = config
         self.dtype = dtype
+        self.eps = config.rms_norm_eps
+        self.kernels = Kernels.plain()
         rule, self.delta_rule_choice = delta_rule.choose(
             on_gpu=on_gpu,
             key_dim=config.linear_key_head_dim,
@@ -79,13 +73,16 @@ class Network:
         x = self.embed_tokens(tokens)
         updated = LayerStates()
         for layer in self.layers:
-            h = layer.mixer_input(x)
+            h = self._normed(x, layer.input_norm)
             if isinstance(layer.mixer, Attention):
                 mixed, kv = layer.mixer.prefill(h, states.kv[len(updated.kv)], length)
                 updated.kv.append(kv)
             else:
-                mixed = _mix_recurrent(layer.mixer, h, states, updated)
-            x = layer.after_mixer(x, mixed)
+                mixed, *moved = layer.mixer.prefill(h, *_recurrent(states, updated))
+                _append_recurrent(updated, *moved)
+            x = x + mixed
+            h = self._normed(x, layer.post_attention_norm)
+            x = x + layer.experts.prefill(h, self.kernels)
         return x, updated
 
     def step(
@@ -94,31 +91,36 @@ class Network:
         """One token of each row [B] -> hidden [B, 1, hidden] and new states; `body_lengths` int32
         [B], `tail_length` an int32 scalar.
         """
+        kernels = self.kernels
         x = self.embed_tokens(token[:, None])
         updated = LayerStates()
         for layer in self.layers:
-            h = layer.mixer_input(x)
+            h = self._normed(x, layer.input_norm)
             if isinstance(layer.mixer, Attention):
                 kv = states.kv[len(updated.kv)]
-                mixed, kv = layer.mixer.step(h, kv, body_lengths, tail_length)
+                mixed, kv = layer.mixer.step(h, kv, body_lengths, tail_length, kernels)
                 updated.kv.append(kv)
             else:
-                mixed = _mix_recurrent(layer.mixer, h, states, updated)
-            x = layer.after_mixer(x, mixed, decode=True)
+                mixed, *moved = layer.mixer.step(h, *_recurrent(states, updated), kernels)
+                _append_recurrent(updated, *moved)
+            x, h = kernels.add_rms_norm(x, mixed, layer.post_attention_norm, self.eps)
+            x = layer.experts.step(h, x, kernels)
         return x, updated
 
     def logits(self, hidden: mx.array) -> mx.array:
         """hidden [..., hidden] -> float32 logits [..., vocabulary]."""
-        return self.lm_head(mx.fast.rms_norm(hidden, self.norm, self.config.rms_norm_eps)).astype(
-            mx.float32
-        )
+        return self.lm_head(self._normed(hidden, self.norm)).astype(mx.float32)
+
+    def _normed(self, x: mx.array, weight: mx.array) -> mx.array:
+        return mx.fast.rms_norm(x, weight, self.eps)
 
 
-def _mix_recurrent(
-    mixer: DeltaNet, h: mx.array, states: LayerStates, updated: LayerStates
-) -> mx.array:
+def _recurrent(states: LayerStates, updated: LayerStates) -> tuple[mx.array, mx.array]:
+    """The convolution tail and the matrices of the next layer to be updated."""
     index = len(updated.recurrent)
-    mixed, conv_tail, recurrent = mixer(h, states.conv_tails[index], states.recurrent[index])
+    return states.conv_tails[index], states.recurrent[index]
+
+
+def _append_recurrent(updated: LayerStates, conv_tail: mx.array, recurrent: mx.array) -> None:
     updated.conv_tails.append(conv_tail)
     updated.recurrent.append(recurrent)
-    return mixed

@@ -8,7 +8,7 @@ Knows nothing of files or of the network they sit in. Weight layouts are those o
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import mlx.core as mx
@@ -27,12 +27,16 @@ class ArraySource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """y = x Wᵀ. `weight` [out, in]."""
+    """y = x Wᵀ. `weight` [out, in]; `transposed` is a view of it, made once, not at every step."""
 
     weight: mx.array
+    transposed: mx.array = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "transposed", _view(self.weight))
 
     def __call__(self, x: mx.array) -> mx.array:
-        return x @ self.weight.T
+        return x @ self.transposed
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,15 +101,17 @@ class QuantizedEmbedding:
 
 @dataclass(frozen=True, slots=True)
 class ExpertLinear:
-    """One linear map per expert. `weight` [experts, out, in]."""
+    """One linear map per expert. `weight` [experts, out, in]; `transposed` is a view of it."""
 
     weight: mx.array
+    transposed: mx.array = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "transposed", _view(self.weight))
 
     def __call__(self, x: mx.array, experts: mx.array, *, sorted_indices: bool) -> mx.array:
         """x [..., 1, in] and experts [...] (ids) -> [..., 1, out]."""
-        return mx.gather_mm(
-            x, self.weight.swapaxes(-1, -2), rhs_indices=experts, sorted_indices=sorted_indices
-        )
+        return mx.gather_mm(x, self.transposed, rhs_indices=experts, sorted_indices=sorted_indices)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +144,40 @@ AnyEmbedding = Embedding | QuantizedEmbedding
 AnyExpertLinear = ExpertLinear | QuantizedExpertLinear
 
 
+@dataclass(frozen=True, slots=True)
+class SeparateLinears:
+    """Maps of one input whose outputs stand side by side: what is not stored alike and so could not
+    become one matrix (joining.py)."""
+
+    parts: tuple[AnyLinear, ...]
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return mx.concatenate([part(x) for part in self.parts], axis=-1)
+
+
+@dataclass(frozen=True, slots=True)
+class SeparateExpertLinears:
+    """The same for maps per expert."""
+
+    parts: tuple[AnyExpertLinear, ...]
+
+    def __call__(self, x: mx.array, experts: mx.array, *, sorted_indices: bool) -> mx.array:
+        outputs = [part(x, experts, sorted_indices=sorted_indices) for part in self.parts]
+        return mx.concatenate(outputs, axis=-1)
+
+
+def _view(weight: mx.array) -> mx.array:
+    """`weight` with its last two axes swapped, in the same memory."""
+    view = weight.swapaxes(-1, -2)
+    mx.eval(view)
+    return view
+
+
+def is_stored(source: ArraySource, path: str) -> bool:
+    """Whether there is a matrix at module path `path`."""
+    return f"{path}.weight" in source.arrays
+
+
 def _packed(source: ArraySource, path: str) -> tuple[mx.array, mx.array, mx.array | None]:
     arrays: Mapping[str, mx.array] = source.arrays
     return arrays[f"{path}.weight"], arrays[f"{path}.scales"], arrays.get(f"{path}.biases")
@@ -165,3 +205,19 @@ def expert_linear(source: ArraySource, path: str) -> AnyExpertLinear:
     if spec is None:
         return ExpertLinear(source.arrays[f"{path}.weight"])
     return QuantizedExpertLinear(*_packed(source, path), spec)
+
+
+def linears(source: ArraySource, joined: str, *parts: str) -> AnyLinear | SeparateLinears:
+    """The map at module path `joined`, or those at `parts`, which mean the same."""
+    if is_stored(source, joined):
+        return linear(source, joined)
+    return SeparateLinears(tuple(linear(source, part) for part in parts))
+
+
+def expert_linears(
+    source: ArraySource, joined: str, *parts: str
+) -> AnyExpertLinear | SeparateExpertLinears:
+    """The same for maps per expert."""
+    if is_stored(source, joined):
+        return expert_linear(source, joined)
+    return SeparateExpertLinears(tuple(expert_linear(source, part) for part in parts))
