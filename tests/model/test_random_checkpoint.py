@@ -7,7 +7,6 @@ import mlx.core as mx
 import pytest
 from safetensors import safe_open
 
-from model.checkpoint import load_weights
 from model.config import QuantSpec, read_config
 from model.load_plan import plan_loading
 from model.random_checkpoint import write_random_checkpoint
