@@ -110,6 +110,7 @@ KERNEL = MetalKernel(
         constexpr int PER_LANE = (DK + 31) / 32;
         constexpr int ROWS = (DV + SIMDGROUPS - 1) / SIMDGROUPS;
         constexpr int VALUE_HEADS_PER_KEY = HV / HK;
+        constexpr bool EVEN = DK % 32 == 0;
         uint batch = threadgroup_position_in_grid.z;
         uint head = threadgroup_position_in_grid.y;
         uint key_head = head / VALUE_HEADS_PER_KEY;
@@ -146,6 +147,7 @@ KERNEL = MetalKernel(
         float k[PER_LANE];
         float q_squares = 0;
         float k_squares = 0;
+        #pragma unroll
         for (int n = 0; n < PER_LANE; n++) {
             uint i = lane * PER_LANE + n;
             q[n] = i < DK ? queries[i] : 0.0f;
@@ -156,6 +158,7 @@ KERNEL = MetalKernel(
         float q_scale = metal::precise::rsqrt(simd_sum(q_squares) + 1e-6f)
             * metal::precise::rsqrt(float(DK));
         float k_scale = metal::precise::rsqrt(simd_sum(k_squares) + 1e-6f);
+        #pragma unroll
         for (int n = 0; n < PER_LANE; n++) {
             q[n] *= q_scale;
             k[n] *= k_scale;
@@ -164,24 +167,28 @@ KERNEL = MetalKernel(
         float decay = metal::precise::exp(-rate);
         float beta = sigmoid_of(float(b[batch * HV + head]));
 
+        #pragma unroll
         for (int r = 0; r < ROWS; r++) {
             uint row = r * SIMDGROUPS + simdgroup;
-            bool there = row < DV;
+            bool there = DV % SIMDGROUPS == 0 || row < DV;
             uint at = ((batch * HV + head) * DV + row) * DK + lane * PER_LANE;
             float state[PER_LANE];
             float recalled = 0;
+            #pragma unroll
             for (int n = 0; n < PER_LANE; n++) {
-                bool inside = there && lane * PER_LANE + n < DK;
+                bool inside = there && (EVEN || lane * PER_LANE + n < DK);
                 state[n] = inside ? recurrent[at + n] * decay : 0.0f;
                 recalled += state[n] * k[n];
             }
             recalled = simd_sum(recalled);
             float delta = there ? (values[row] - recalled) * beta : 0.0f;
             float read = 0;
+            #pragma unroll
             for (int n = 0; n < PER_LANE; n++) {
                 state[n] += delta * k[n];
                 read += state[n] * q[n];
-                if (there && lane * PER_LANE + n < DK) new_recurrent[at + n] = state[n];
+                bool inside = there && (EVEN || lane * PER_LANE + n < DK);
+                if (inside) new_recurrent[at + n] = state[n];
             }
             read = simd_sum(read);
             if (there && lane == 0) outputs[row] = read;

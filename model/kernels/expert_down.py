@@ -84,25 +84,29 @@ def _kernel(form: _Form, residual: bool) -> MetalKernel:
         threadgroup float parts[K * ROWS];
 
         float sums[ROWS];
+        #pragma unroll
         for (int r = 0; r < ROWS; r++) sums[r] = 0;
         for (uint i = lane * CHUNK; i < I; i += 32 * CHUNK) {{
             float inner[CHUNK];
             float total = 0;
+            #pragma unroll
             for (int n = 0; n < CHUNK; n++) {{
-                bool inside = i + n < I;
+                bool inside = I % CHUNK == 0 || i + n < I;
                 float g = inside ? float(gate_up[pair * 2 * I + i + n]) : 0.0f;
                 float up = inside ? float(gate_up[pair * 2 * I + I + i + n]) : 0.0f;
                 inner[n] = g / (1.0f + metal::precise::exp(-g)) * up;
                 total += inner[n];
             }}
+            #pragma unroll
             for (int r = 0; r < ROWS; r++) {{
                 uint row = block + r;
-                if (row < H) {{
+                if (H % ROWS == 0 || row < H) {{
                     uint at = (matrix + row) * I + i;
                     {form.dot}
                 }}
             }}
         }}
+        #pragma unroll
         for (int r = 0; r < ROWS; r++) {{
             float sum = simd_sum(sums[r]);
             if (lane == 0) parts[place * ROWS + r] = sum * weights[pair];
@@ -124,8 +128,9 @@ _PLAIN = _Form(
     inputs=("weight",),
     dot="""
                     float dot = 0;
+                    #pragma unroll
                     for (int n = 0; n < CHUNK; n++) {
-                        if (i + n < I) dot += inner[n] * float(weight[at + n]);
+                        if (I % CHUNK == 0 || i + n < I) dot += inner[n] * float(weight[at + n]);
                     }
                     sums[r] += dot;
     """,

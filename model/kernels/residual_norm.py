@@ -45,6 +45,7 @@ KERNEL = MetalKernel(
 
         float values[PER_THREAD];
         float squares = 0;
+        #pragma unroll
         for (int n = 0; n < PER_THREAD; n++) {
             uint i = n * THREADS + index;
             values[n] = 0;
@@ -64,6 +65,7 @@ KERNEL = MetalKernel(
         bool there = thread_index_in_simdgroup < THREADS / 32;
         squares = simd_sum(there ? parts[thread_index_in_simdgroup] : 0.0f);
         float scale = metal::precise::rsqrt(squares / H + eps);
+        #pragma unroll
         for (int n = 0; n < PER_THREAD; n++) {
             uint i = n * THREADS + index;
             if (i < H) {

@@ -58,6 +58,7 @@ KERNEL = MetalKernel(
         uint lane = thread_index_in_simdgroup;
 
         uint keys[PER_LANE];
+        #pragma unroll
         for (int n = 0; n < PER_LANE; n++) {
             uint expert = n * 32 + lane;
             keys[n] = expert < E ? ordered_key(float(logits[row * COLUMNS + expert])) : 0u;
@@ -66,6 +67,7 @@ KERNEL = MetalKernel(
         for (int place = 0; place < K; place++) {
             uint best = 0;
             uint expert = E;
+            #pragma unroll
             for (int n = 0; n < PER_LANE; n++) {
                 if (keys[n] > best) {
                     best = keys[n];
@@ -74,6 +76,7 @@ KERNEL = MetalKernel(
             }
             uint highest = simd_max(best);
             uint winner = simd_min(best == highest ? expert : uint(E));
+            #pragma unroll
             for (int n = 0; n < PER_LANE; n++) {
                 if (uint(n * 32) + lane == winner) keys[n] = 0u;
             }
