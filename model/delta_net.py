@@ -45,11 +45,10 @@ class DeltaNet:
         self, x: mx.array, conv_tail: mx.array, recurrent: mx.array, kernels: Kernels
     ) -> tuple[mx.array, mx.array, mx.array]:
         """One token of each row: x [B, 1, hidden]; the rest as in prefill()."""
-        a, b = mx.split(self.in_proj_ab(x), 2, axis=-1)
         out, conv_tail, recurrent = kernels.delta_step(
             self.in_proj_qkvz(x),
-            a,
-            b,
+            x,
+            self.in_proj_ab,
             conv_tail,
             self.conv_taps,
             self.decay_rate,

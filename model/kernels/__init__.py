@@ -21,7 +21,7 @@ from model.kernels import (
     residual_norm,
     router,
 )
-from model.quantized import AnyExpertLinear
+from model.quantized import AnyExpertLinear, AnyLinear, SeparateLinears
 
 
 class AddRmsNorm(Protocol):
@@ -46,8 +46,8 @@ class DeltaStep(Protocol):
     def __call__(
         self,
         qkvz: mx.array,
-        a: mx.array,
-        b: mx.array,
+        x: mx.array,
+        in_proj_ab: AnyLinear | SeparateLinears,
         conv_tail: mx.array,
         taps: mx.array,
         decay_rate: mx.array,

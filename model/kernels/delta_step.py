@@ -7,6 +7,8 @@ Shapes: B sequences, Hk key heads, Hv value heads, Dk and Dv their sizes, W conv
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import mlx.core as mx
 
 from model.activations import silu
@@ -20,6 +22,7 @@ from model.kernels.metal import (
     UnsupportedError,
     run,
 )
+from model.quantized import AnyLinear, Linear, SeparateLinears
 
 MAX_HEAD = 512  # a lane keeps at most 16 columns of a head in registers
 ROWS = 4  # of the matrix for each simdgroup, where that makes no more than 32 of them
@@ -27,8 +30,8 @@ ROWS = 4  # of the matrix for each simdgroup, where that makes no more than 32 o
 
 def delta_step(
     qkvz: mx.array,
-    a: mx.array,
-    b: mx.array,
+    x: mx.array,
+    in_proj_ab: AnyLinear | SeparateLinears,
     conv_tail: mx.array,
     taps: mx.array,
     decay_rate: mx.array,
@@ -42,8 +45,9 @@ def delta_step(
     """One token of each row. Plain operations.
 
     qkvz [B, 1, C + Hv·Dv]: queries, keys, values and output gate, in the activation dtype;
-    a, b [B, 1, Hv]: what decay and write strength are computed from; conv_tail [B, W-1, C]: the
-    last inputs of the convolution; taps [W, C]; decay_rate, dt_bias [Hv] float32; norm [Dv];
+    x [B, 1, H]: the layer's input, from which in_proj_ab [H] -> [2·Hv] makes what the decay and
+    then what the write strength of each head is computed from; conv_tail [B, W-1, C]: the last
+    inputs of the convolution; taps [W, C]; decay_rate, dt_bias [Hv] float32; norm [Dv];
     recurrent [B, Hv, Dv, Dk] float32.
 
     Returns the gated output [B, 1, Hv·Dv], the new conv_tail and the new recurrent.
@@ -62,6 +66,7 @@ def delta_step(
     q = _unit(q.reshape(B, 1, key_heads, key_dim)) * key_dim**-0.5
     k = _unit(k.reshape(B, 1, key_heads, key_dim))
     v = v.reshape(B, 1, value_heads, value_dim).astype(mx.float32)
+    a, b = mx.split(in_proj_ab(x), 2, axis=-1)
     beta = mx.sigmoid(b.astype(mx.float32))
     log_decay = -decay_rate * mx.logaddexp(a.astype(mx.float32) + dt_bias, 0.0)
     out, recurrent = recurrent_step(q, k, v, log_decay, beta, recurrent)
@@ -77,25 +82,76 @@ def _unit(x: mx.array) -> mx.array:
     return x * mx.rsqrt((x * x).sum(axis=-1, keepdims=True) + 1e-6)
 
 
-# One threadgroup per row and value head; a simdgroup updates every SIMDGROUPS-th row of the head's
-# matrix, a lane PER_LANE neighbouring columns. Template: T activation type, W, HK, HV, DK, DV.
-# The channels of a key head are convolved by each of its value heads and kept by the first.
-KERNEL = MetalKernel(
-    name="delta_step",
-    inputs=(
-        "qkvz",
-        "a",
-        "b",
-        "conv_tail",
-        "taps",
-        "decay_rate",
-        "dt_bias",
-        "norm",
-        "eps",
-        "recurrent",
-    ),
-    outputs=("out", "new_tail", "new_recurrent"),
-    header="""
+@dataclass(frozen=True, slots=True)
+class _Gates:
+    """Where `alpha` and `write`, one number each for a head, come from: code before the first
+    barrier and after it."""
+
+    name: str
+    inputs: tuple[str, ...]
+    before: str
+    after: str
+
+
+_GIVEN = _Gates(
+    name="given",
+    inputs=("ab",),
+    before="",
+    after="""
+        float alpha = float(ab[batch * 2 * HV + head]);
+        float write = float(ab[batch * 2 * HV + HV + head]);
+    """,
+)
+# Two rows of a small matrix for each head: not worth a launch of their own.
+_COMPUTED = _Gates(
+    name="computed",
+    inputs=("x", "ab_weight"),
+    before="""
+        threadgroup float alpha_parts[SIMDGROUPS];
+        threadgroup float write_parts[SIMDGROUPS];
+        float alpha_part = 0;
+        float write_part = 0;
+        for (uint i = thread_index_in_threadgroup; i < HIDDEN; i += SIMDGROUPS * 32) {
+            float input = float(x[batch * HIDDEN + i]);
+            alpha_part += input * float(ab_weight[head * HIDDEN + i]);
+            write_part += input * float(ab_weight[(HV + head) * HIDDEN + i]);
+        }
+        alpha_part = simd_sum(alpha_part);
+        write_part = simd_sum(write_part);
+        if (lane == 0) {
+            alpha_parts[simdgroup] = alpha_part;
+            write_parts[simdgroup] = write_part;
+        }
+    """,
+    after="""
+        float alpha = simd_sum(lane < SIMDGROUPS ? alpha_parts[lane] : 0.0f);
+        float write = simd_sum(lane < SIMDGROUPS ? write_parts[lane] : 0.0f);
+    """,
+)
+
+
+def _kernel(gates: _Gates) -> MetalKernel:
+    """One threadgroup per row and value head; a simdgroup updates every SIMDGROUPS-th row of the
+    head's matrix, a lane PER_LANE neighbouring columns. Template: T activation type, W, HK, HV, DK,
+    DV, SIMDGROUPS, HIDDEN.
+
+    The channels of a key head are convolved by each of its value heads and kept by the first.
+    """
+    return MetalKernel(
+        name=f"delta_step_{gates.name}",
+        inputs=(
+            "qkvz",
+            *gates.inputs,
+            "conv_tail",
+            "taps",
+            "decay_rate",
+            "dt_bias",
+            "norm",
+            "eps",
+            "recurrent",
+        ),
+        outputs=("out", "new_tail", "new_recurrent"),
+        header="""
         inline float sigmoid_of(float x) { return 1.0f / (1.0f + metal::precise::exp(-x)); }
         // log(1 + exp(x)) without losing what a small exp(x) adds to one.
         inline float softplus_of(float x) {
@@ -105,7 +161,7 @@ KERNEL = MetalKernel(
             return metal::max(x, 0.0f) + log1p;
         }
     """,
-    source="""
+        source=f"""
         constexpr int CHANNELS = 2 * HK * DK + HV * DV;
         constexpr int PER_LANE = (DK + 31) / 32;
         constexpr int ROWS = (DV + SIMDGROUPS - 1) / SIMDGROUPS;
@@ -123,94 +179,98 @@ KERNEL = MetalKernel(
         threadgroup float values[DV];
         threadgroup float outputs[DV];
 
-        for (uint i = thread_index_in_threadgroup; i < 2 * DK + DV; i += SIMDGROUPS * 32) {
+        for (uint i = thread_index_in_threadgroup; i < 2 * DK + DV; i += SIMDGROUPS * 32) {{
             bool of_key = i < 2 * DK;
             uint channel = i < DK ? key_head * DK + i
                 : of_key ? HK * DK + key_head * DK + (i - DK)
                          : 2 * HK * DK + head * DV + (i - 2 * DK);
             bool keep = !of_key || head % VALUE_HEADS_PER_KEY == 0;
             float sum = 0;
-            for (int w = 0; w < W; w++) {
+            for (int w = 0; w < W; w++) {{
                 T input = w < W - 1 ? conv_tail[tail + w * CHANNELS + channel]
                                     : qkvz[inputs + channel];
                 sum += float(input) * float(taps[w * CHANNELS + channel]);
                 if (w > 0 && keep) new_tail[tail + (w - 1) * CHANNELS + channel] = input;
-            }
+            }}
             sum *= sigmoid_of(sum);
             if (i < DK) queries[i] = sum;
             else if (of_key) keys[i - DK] = sum;
             else values[i - 2 * DK] = sum;
-        }
+        }}
+        {gates.before}
         threadgroup_barrier(mem_flags::mem_threadgroup);
-
+        {gates.after}
         float q[PER_LANE];
         float k[PER_LANE];
         float q_squares = 0;
         float k_squares = 0;
         #pragma unroll
-        for (int n = 0; n < PER_LANE; n++) {
+        for (int n = 0; n < PER_LANE; n++) {{
             uint i = lane * PER_LANE + n;
             q[n] = i < DK ? queries[i] : 0.0f;
             k[n] = i < DK ? keys[i] : 0.0f;
             q_squares += q[n] * q[n];
             k_squares += k[n] * k[n];
-        }
+        }}
         float q_scale = metal::precise::rsqrt(simd_sum(q_squares) + 1e-6f)
             * metal::precise::rsqrt(float(DK));
         float k_scale = metal::precise::rsqrt(simd_sum(k_squares) + 1e-6f);
         #pragma unroll
-        for (int n = 0; n < PER_LANE; n++) {
+        for (int n = 0; n < PER_LANE; n++) {{
             q[n] *= q_scale;
             k[n] *= k_scale;
-        }
-        float rate = decay_rate[head] * softplus_of(float(a[batch * HV + head]) + dt_bias[head]);
+        }}
+        float rate = decay_rate[head] * softplus_of(alpha + dt_bias[head]);
         float decay = metal::precise::exp(-rate);
-        float beta = sigmoid_of(float(b[batch * HV + head]));
+        float beta = sigmoid_of(write);
 
         #pragma unroll
-        for (int r = 0; r < ROWS; r++) {
+        for (int r = 0; r < ROWS; r++) {{
             uint row = r * SIMDGROUPS + simdgroup;
             bool there = DV % SIMDGROUPS == 0 || row < DV;
             uint at = ((batch * HV + head) * DV + row) * DK + lane * PER_LANE;
             float state[PER_LANE];
             float recalled = 0;
             #pragma unroll
-            for (int n = 0; n < PER_LANE; n++) {
+            for (int n = 0; n < PER_LANE; n++) {{
                 bool inside = there && (EVEN || lane * PER_LANE + n < DK);
                 state[n] = inside ? recurrent[at + n] * decay : 0.0f;
                 recalled += state[n] * k[n];
-            }
+            }}
             recalled = simd_sum(recalled);
             float delta = there ? (values[row] - recalled) * beta : 0.0f;
             float read = 0;
             #pragma unroll
-            for (int n = 0; n < PER_LANE; n++) {
+            for (int n = 0; n < PER_LANE; n++) {{
                 state[n] += delta * k[n];
                 read += state[n] * q[n];
                 bool inside = there && (EVEN || lane * PER_LANE + n < DK);
                 if (inside) new_recurrent[at + n] = state[n];
-            }
+            }}
             read = simd_sum(read);
             if (there && lane == 0) outputs[row] = read;
-        }
+        }}
         threadgroup_barrier(mem_flags::mem_threadgroup);
 
         float squares = 0;
         for (uint i = lane; i < DV; i += 32) squares += outputs[i] * outputs[i];
         float scale = metal::precise::rsqrt(simd_sum(squares) / DV + eps);
-        for (uint i = thread_index_in_threadgroup; i < DV; i += SIMDGROUPS * 32) {
+        for (uint i = thread_index_in_threadgroup; i < DV; i += SIMDGROUPS * 32) {{
             float z = float(qkvz[inputs + CHANNELS + head * DV + i]);
             float gated = outputs[i] * scale * float(norm[i]) * z * sigmoid_of(z);
             out[(batch * HV + head) * DV + i] = static_cast<T>(gated);
-        }
+        }}
     """,
-)
+    )
+
+
+_KERNELS = {gates.name: _kernel(gates) for gates in (_GIVEN, _COMPUTED)}
 
 
 def metal_delta_step(
     qkvz: mx.array,
-    a: mx.array,
-    b: mx.array,
+    x: mx.array,
+    in_proj_ab: AnyLinear | SeparateLinears,
     conv_tail: mx.array,
     taps: mx.array,
     decay_rate: mx.array,
@@ -223,8 +283,8 @@ def metal_delta_step(
     *,
     runner: Runner = run,
 ) -> tuple[mx.array, mx.array, mx.array]:
-    """`delta_step` in one launch of B·Hv threadgroups, each of up to 1024 threads. Raises
-    UnsupportedError.
+    """`delta_step` in one launch of B·Hv threadgroups, each of up to 1024 threads; a packed
+    in_proj_ab is a launch before it. Raises UnsupportedError.
     """
     B = qkvz.shape[0]
     value_dim, key_dim = recurrent.shape[2:]
@@ -241,10 +301,14 @@ def metal_delta_step(
             f"{MAX_HEAD} wide"
         )
     simdgroups = min(MAX_THREADS // SIMD, -(-value_dim // ROWS))
+    if isinstance(in_proj_ab, Linear):
+        gates, source = (x, in_proj_ab.weight), "computed"
+    else:
+        gates, source = (in_proj_ab(x),), "given"
     out, new_tail, new_recurrent = runner(
         Launch(
-            KERNEL,
-            inputs=(qkvz, a, b, conv_tail, taps, decay_rate, dt_bias, norm, eps, recurrent),
+            _KERNELS[source],
+            inputs=(qkvz, *gates, conv_tail, taps, decay_rate, dt_bias, norm, eps, recurrent),
             template=(
                 ("T", qkvz.dtype),
                 ("W", width),
@@ -253,6 +317,7 @@ def metal_delta_step(
                 ("DK", key_dim),
                 ("DV", value_dim),
                 ("SIMDGROUPS", simdgroups),
+                ("HIDDEN", x.shape[-1]),
             ),
             grid=(simdgroups * SIMD, value_heads, B),
             threadgroup=(simdgroups * SIMD, 1, 1),

@@ -24,16 +24,16 @@ def agree(
     args: Arguments,
     *,
     exact: Sequence[int] = (),
-    dtype: mx.Dtype | None = None,
+    wide: Arguments | None = None,
 ) -> None:
-    """Every output of the kernel is that of the twin with float32 arguments, but for rounding to
-    its own type; outputs numbered in `exact` are those of the twin itself, bit by bit; any order
+    """Every output of the kernel is that of the twin with float32 arguments (`wide`, where those are
+    not simply `args`), but for rounding to its own type; outputs numbered in `exact` are those of the twin itself, bit by bit; any order
     of the threads gives the same bits."""
     orders = [_tuple(kernel(**args, runner=Recorder(seed))) for seed in SEEDS]
     for first, second in zip(*orders, strict=True):
         assert np.array_equal(_raw(first), _raw(second)), "depends on the order of the threads"
-    same, wide = _tuple(twin(**args)), _tuple(twin(**in_float32(args)))
-    for place, (got, own, want) in enumerate(zip(orders[0], same, wide, strict=True)):
+    same, true = _tuple(twin(**args)), _tuple(twin(**(wide or in_float32(args))))
+    for place, (got, own, want) in enumerate(zip(orders[0], same, true, strict=True)):
         assert got.shape == own.shape, place
         assert got.dtype == own.dtype, place
         if place in exact:
@@ -41,7 +41,7 @@ def agree(
             continue
         error = float(mx.abs(got.astype(mx.float32) - want).max())
         scale = max(float(mx.abs(want).max()), 1e-6)
-        limit = TOLERANCE[dtype or got.dtype] * scale
+        limit = TOLERANCE[got.dtype] * scale
         assert error <= limit, f"output {place} differs by {error / scale:.1e}"
 
 

@@ -9,7 +9,14 @@ import mlx.core as mx
 import numpy as np
 
 from model.config import QuantSpec
-from model.quantized import AnyExpertLinear, ExpertLinear, QuantizedExpertLinear
+from model.quantized import (
+    AnyExpertLinear,
+    AnyLinear,
+    ExpertLinear,
+    Linear,
+    QuantizedExpertLinear,
+    QuantizedLinear,
+)
 
 MXFP8 = QuantSpec(8, 32, "mxfp8")
 AFFINE8 = QuantSpec(8, 64, "affine")
@@ -61,15 +68,18 @@ class DeltaSizes:
     key_dim: int
     value_dim: int
     width: int = 4
+    hidden: int = 70
 
 
-def delta_step(draw: Draw, rows: int, sizes: DeltaSizes) -> Arguments:
+def delta_step(
+    draw: Draw, rows: int, sizes: DeltaSizes, *, spec: QuantSpec | None = None
+) -> Arguments:
     Hk, Hv, Dk, Dv = sizes.key_heads, sizes.value_heads, sizes.key_dim, sizes.value_dim
     channels = 2 * Hk * Dk + Hv * Dv
     return {
         "qkvz": draw.normal(rows, 1, channels + Hv * Dv),
-        "a": draw.normal(rows, 1, Hv),
-        "b": draw.normal(rows, 1, Hv),
+        "x": draw.normal(rows, 1, sizes.hidden),
+        "in_proj_ab": projection(draw, 2 * Hv, sizes.hidden, spec),
         "conv_tail": draw.normal(rows, sizes.width - 1, channels),
         "taps": draw.normal(sizes.width, channels, scale=0.5),
         "decay_rate": mx.exp(draw.float32(Hv)),
@@ -149,8 +159,17 @@ def down_projection(draw: Draw, sizes: ExpertSizes, spec: QuantSpec | None) -> A
     weight = draw.normal(sizes.experts, sizes.hidden, sizes.inner, scale=sizes.inner**-0.5)
     if spec is None:
         return ExpertLinear(weight)
-    packed = mx.quantize(weight, group_size=spec.group_size, bits=spec.bits, mode=spec.mode)
-    return QuantizedExpertLinear(packed[0], packed[1], packed[2] if len(packed) > 2 else None, spec)
+    return QuantizedExpertLinear(*_packed(weight, spec), spec)
+
+
+def projection(draw: Draw, outputs: int, inputs: int, spec: QuantSpec | None) -> AnyLinear:
+    weight = draw.normal(outputs, inputs, scale=inputs**-0.5)
+    return Linear(weight) if spec is None else QuantizedLinear(*_packed(weight, spec), spec)
+
+
+def _packed(weight: mx.array, spec: QuantSpec) -> tuple[mx.array, mx.array, mx.array | None]:
+    parts = mx.quantize(weight, group_size=spec.group_size, bits=spec.bits, mode=spec.mode)
+    return parts[0], parts[1], parts[2] if len(parts) > 2 else None
 
 
 def in_float32(arguments: Arguments) -> Arguments:
@@ -159,9 +178,9 @@ def in_float32(arguments: Arguments) -> Arguments:
     def widened(value: Any) -> Any:
         if isinstance(value, mx.array) and mx.issubdtype(value.dtype, mx.floating):
             return value.astype(mx.float32)
-        if isinstance(value, ExpertLinear):
-            return ExpertLinear(value.weight.astype(mx.float32))
-        if isinstance(value, QuantizedExpertLinear):
+        if isinstance(value, (Linear, ExpertLinear)):
+            return type(value)(value.weight.astype(mx.float32))
+        if isinstance(value, (QuantizedLinear, QuantizedExpertLinear)):
             dense = mx.dequantize(
                 value.weight,
                 scales=value.scales,
@@ -169,8 +188,8 @@ def in_float32(arguments: Arguments) -> Arguments:
                 group_size=value.spec.group_size,
                 bits=value.spec.bits,
                 mode=value.spec.mode,
-            )
-            return ExpertLinear(dense.astype(mx.float32))
+            ).astype(mx.float32)
+            return Linear(dense) if isinstance(value, QuantizedLinear) else ExpertLinear(dense)
         return value
 
     return {name: widened(value) for name, value in arguments.items()}

@@ -8,21 +8,22 @@ from hypothesis import strategies as st
 
 from model.kernels.delta_step import delta_step, metal_delta_step
 from model.kernels.metal import UnsupportedError
+from model.quantized import Linear
 from tests.model.kernels import examples
 from tests.model.kernels.comparing import TYPES, agree
-from tests.model.kernels.examples import DeltaSizes, Draw
+from tests.model.kernels.examples import AFFINE8, DeltaSizes, Draw
 from tests.model.kernels.metal_on_cpu import Recorder, needs_compiler
 
 pytestmark = needs_compiler
-REAL = DeltaSizes(16, 32, 128, 128)
-DEMO = DeltaSizes(2, 4, 32, 32)
+REAL = DeltaSizes(16, 32, 128, 128, hidden=2048)
+DEMO = DeltaSizes(2, 4, 32, 32, hidden=192)
 ODD = DeltaSizes(2, 6, 20, 37, width=3)
 UNEVEN = DeltaSizes(1, 1, 200, 160, width=2)
 
 
-def check(args: examples.Arguments) -> None:
+def check(args: examples.Arguments, wide: examples.Arguments | None = None) -> None:
     # The convolution's tail is copied, not computed.
-    agree(delta_step, metal_delta_step, args, exact=(1,))
+    agree(delta_step, metal_delta_step, args, exact=(1,), wide=wide)
 
 
 @pytest.mark.parametrize("dtype", TYPES)
@@ -30,6 +31,15 @@ def check(args: examples.Arguments) -> None:
 @pytest.mark.parametrize("rows", [1, 3])
 def test_agrees(dtype: mx.Dtype, sizes: DeltaSizes, rows: int) -> None:
     check(examples.delta_step(Draw(dtype), rows, sizes))
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("rows", [1, 5])
+def test_packed_gates_are_projected_before(dtype: mx.Dtype, rows: int) -> None:
+    args = examples.delta_step(Draw(dtype), rows, DEMO, spec=AFFINE8)
+    # A projection of its own rounds what it gives.
+    gates = args["in_proj_ab"](args["x"]).astype(mx.float32)
+    check(args, {**examples.in_float32(args), "in_proj_ab": lambda _: gates})
 
 
 @pytest.mark.parametrize("dtype", TYPES)
@@ -46,14 +56,14 @@ def test_sixteen_rows(dtype: mx.Dtype) -> None:
 )
 def test_agrees_at_any_scale(rows: int, sizes: DeltaSizes, scale: float, seed: int) -> None:
     args = examples.delta_step(Draw(mx.float32, seed), rows, sizes)
-    check({**args, **{name: args[name] * scale for name in ("qkvz", "a", "b", "recurrent")}})
+    check({**args, **{name: args[name] * scale for name in ("qkvz", "x", "recurrent")}})
 
 
 def test_steps_one_after_another_stay_together() -> None:
     twin = kernel = examples.delta_step(Draw(mx.float32), 2, DEMO)
     for step in range(20):
         new = examples.delta_step(Draw(mx.float32, step), 2, DEMO)
-        fed = {name: new[name] for name in ("qkvz", "a", "b")}
+        fed = {name: new[name] for name in ("qkvz", "x")}
         twin, kernel = {**twin, **fed}, {**kernel, **fed}
         out, twin["conv_tail"], twin["recurrent"] = delta_step(**twin)
         got, kernel["conv_tail"], kernel["recurrent"] = metal_delta_step(
@@ -66,8 +76,9 @@ def test_steps_one_after_another_stay_together() -> None:
 def test_a_slow_decay_does_not_vanish() -> None:
     """softplus of a very negative number is its exponential, not zero."""
     args = examples.delta_step(Draw(mx.float32), 1, DEMO)
-    args["a"] = mx.full(args["a"].shape, -20.0)
-    args["b"] = mx.full(args["b"].shape, -100.0)  # nothing is written
+    # x is one: the first four rows give -20, the others -100, so that nothing is written.
+    args["x"] = mx.ones((1, 1, 1))
+    args["in_proj_ab"] = Linear(mx.repeat(mx.array([-20.0, -100.0]), 4)[:, None])
     args["dt_bias"] = mx.zeros(4)
     args["decay_rate"] = mx.full((4,), 1e5)
     _, _, recurrent = metal_delta_step(**args, runner=Recorder())

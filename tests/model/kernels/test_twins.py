@@ -77,6 +77,7 @@ def test_delta_step(sizes: DeltaSizes) -> None:
     convolved = (inputs * taps).sum(axis=1)
     convolved = convolved * sigmoid(convolved)
     state = f64(args["recurrent"])
+    a, b = np.split(f64(args["x"])[:, 0] @ f64(args["in_proj_ab"].weight).T, 2, axis=-1)
     want = np.zeros((2, Hv, Dv))
     for row in range(2):
         for head in range(Hv):
@@ -84,8 +85,8 @@ def test_delta_step(sizes: DeltaSizes) -> None:
             q, k = convolved[row, at : at + Dk], convolved[row, Hk * Dk + at : Hk * Dk + at + Dk]
             q, k = (x / np.sqrt((x * x).sum() + 1e-6) for x in (q, k))
             v = convolved[row, 2 * Hk * Dk + head * Dv :][:Dv]
-            beta = sigmoid(f64(args["b"])[row, 0, head])
-            step = np.log1p(np.exp(f64(args["a"])[row, 0, head] + f64(args["dt_bias"])[head]))
+            beta = sigmoid(b[row, head])
+            step = np.log1p(np.exp(a[row, head] + f64(args["dt_bias"])[head]))
             S = state[row, head] * np.exp(-f64(args["decay_rate"])[head] * step)
             S = S + beta * np.outer(v - S @ k, k)
             state[row, head] = S
