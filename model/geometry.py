@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -27,14 +27,16 @@ CARD = "mlx-ud-mxfp8"  # the recipe of the model card's checkpoint
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """specs: of each matrix by module path, None where it is not quantized."""
+    """specs: of each matrix by module path, None where it is not quantized. text: the text_config
+    that `config` was read from."""
 
     name: str
     config: ModelConfig
     specs: Mapping[str, QuantSpec | None]
+    text: Mapping[str, Any]
 
 
-def named(name: str, *, layers: tuple[str, ...] | None = None, storage: str = CARD) -> Geometry:
+def named(name: str, *, layers: Sequence[str] | None = None, storage: str = CARD) -> Geometry:
     """One of NAMES, or with other layers ("linear_attention", "full_attention"), in one of the
     storage formats. Raises KeyError for an unknown name or format."""
     return of_text(name, NAMES[name], layers=layers, storage=storage)
@@ -44,7 +46,7 @@ def of_text(
     name: str,
     text: Mapping[str, Any],
     *,
-    layers: tuple[str, ...] | None = None,
+    layers: Sequence[str] | None = None,
     storage: str = CARD,
 ) -> Geometry:
     """The same for a text_config of one's own."""
@@ -60,7 +62,13 @@ def of_text(
         for tensor, spec in expected_tensors(config).items()
         if spec.kind == "matrix"
     }
-    return Geometry(name, config, specs)
+    return Geometry(name, config, specs, section)
+
+
+def toy(geometry: Geometry) -> Geometry:
+    """A network of tiny widths with the layers of `geometry`."""
+    kinds = geometry.config.layer_types
+    return of_text(f"{len(kinds)}-layer toy", NAMES["tiny"], layers=kinds)
 
 
 def of_checkpoint(folder: Path) -> Geometry:
@@ -68,7 +76,8 @@ def of_checkpoint(folder: Path) -> Geometry:
     config = read_config(folder)
     plan = plan_loading(folder, config)
     matrices = {t.module: t.spec for t in plan.tensors if t.kind == "matrix"}
-    return Geometry(folder.name, config, matrices)
+    top: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return Geometry(folder.resolve().name, config, matrices, top.get("text_config", top))
 
 
 def stored_parts(shape: Shape, spec: QuantSpec | None) -> dict[str, tuple[Shape, str]]:

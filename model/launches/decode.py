@@ -8,146 +8,122 @@ recording all layers gives.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
 
 from model import steps as steps_module
 from model.attention import Attention
-from model.config import ModelConfig, QuantSpec
+from model.config import LayerType
 from model.delta_net import DeltaNet
 from model.experts import Experts
-from model.geometry import Geometry, stored_parts
-from model.lane_state import LaneState
+from model.geometry import Geometry
+from model.kernels import Kernels
+from model.kernels.decode_attention_metal import metal_decode_attention
+from model.kernels.delta_step import metal_delta_step
+from model.kernels.expert_down import metal_expert_down
+from model.kernels.metal import Launch, UnsupportedError
+from model.kernels.qk_norm_rope import metal_qk_norm_rope
+from model.kernels.residual_norm import metal_add_rms_norm
+from model.kernels.router import metal_router_top_k
+from model.launches.blank_step import BlankStep
 from model.launches.counts import Counts, counted
 from model.launches.graph import Graph, record
-from model.launches.stand_ins import StandIns, blank
+from model.launches.stand_ins import StandIn, StandIns
 from model.network import Network
-from model.sampler import SamplerRow, gather
 from model.sampling import SamplingParams
-from model.state import LayerStates, SequenceState, bucket
-from model.steps import Steps
-from model.tensors import expected_tensors
 
-DELTA, ATTENTION = "linear_attention", "full_attention"
+DELTA: LayerType = "linear_attention"
+ATTENTION: LayerType = "full_attention"
+GREEDY = SamplingParams(temperature=0.0)
+CONTEXT = 4096
 # Whose calls are told apart: (owner, attribute, part).
 WATCHED: Sequence[tuple[Any, str, str]] = (
-    (DeltaNet, "__call__", "DeltaNet mixers"),
+    (DeltaNet, "step", "DeltaNet mixers"),
     (Attention, "step", "attention mixers"),
-    (Experts, "__call__", "experts"),
+    (Experts, "step", "experts"),
     (Network, "logits", "head"),
     (steps_module, "sample", "sampler"),
 )
 
 
 @dataclass(frozen=True, slots=True)
-class BlankWeights:
-    """Arrays of the right shapes and types that hold no memory; an ArraySource."""
+class Case:
+    """What is counted: one token of one sequence after `context` tokens. kernels: as if the
+    admission had taken every kernel that takes these shapes, else none of them."""
 
-    arrays: dict[str, mx.array]
-    quantized: dict[str, QuantSpec]
-
-    @staticmethod
-    def of(config: ModelConfig, specs: Mapping[str, QuantSpec | None]) -> BlankWeights:
-        """As the loader would give them to a GPU: matrices packed, the rest bfloat16."""
-        arrays: dict[str, mx.array] = {}
-        quantized: dict[str, QuantSpec] = {}
-        for name, tensor in expected_tensors(config).items():
-            module = name.removesuffix(".weight")
-            if tensor.kind != "matrix":
-                dtype = mx.float32 if tensor.kind == "float32" else mx.bfloat16
-                arrays[name] = blank(tensor.shape, dtype)
-                continue
-            spec = specs.get(module)
-            if spec is not None:
-                quantized[module] = spec
-            for suffix, (shape, dtype) in stored_parts(tensor.shape, spec).items():
-                arrays[f"{module}.{suffix}"] = blank(shape, getattr(mx, dtype))
-        return BlankWeights(arrays, quantized)
+    kernels: bool = False
+    context: int = CONTEXT
+    sampling: SamplingParams = GREEDY
 
 
-def count_step(
-    geometry: Geometry, *, context: int = 4096, sampling: SamplingParams | None = None
-) -> Counts:
-    """Launches of one decoded token of one sequence after `context` tokens; greedy by default."""
-    sampling = sampling or SamplingParams(temperature=0.0)
+def count_step(geometry: Geometry, case: Case = Case()) -> Counts:
+    """Launches of one decoded token."""
     kinds = geometry.config.layer_types
     here = [kind for kind in (DELTA, ATTENTION) if kind in kinds]
-    total = _recorded(geometry, here, context, sampling)
+    total = _counts(geometry, here, case)
     base = Counter(total)
     for kind in here:
-        more = _recorded(geometry, sorted([*here, kind], reverse=True), context, sampling)
+        more = _counts(geometry, sorted([*here, kind], reverse=True), case)
         for key in more.keys() | base.keys():
             total[key] += (kinds.count(kind) - 1) * (more[key] - base[key])
     return Counter({key: count for key, count in total.items() if count})
 
 
-def count_whole_step(
-    geometry: Geometry, *, context: int = 4096, sampling: SamplingParams | None = None
-) -> Counts:
+def count_whole_step(geometry: Geometry, case: Case = Case()) -> Counts:
     """The same with every layer recorded; slower, and for tests."""
-    kinds = geometry.config.layer_types
-    return _recorded(geometry, kinds, context, sampling or SamplingParams(temperature=0.0))
+    return _counts(geometry, geometry.config.layer_types, case)
 
 
-def _recorded(
-    geometry: Geometry, kinds: Sequence[str], context: int, sampling: SamplingParams
-) -> Counts:
-    graph = record_step(geometry, kinds, context=context, sampling=sampling)
-    return counted(graph, compiled=True)
+def _counts(geometry: Geometry, kinds: Sequence[str], case: Case) -> Counts:
+    return counted(record_step(geometry, kinds, case), compiled=True)
 
 
-def record_step(
-    geometry: Geometry, kinds: Sequence[str], *, context: int, sampling: SamplingParams
-) -> Graph:
+def record_step(geometry: Geometry, kinds: Sequence[str], case: Case) -> Graph:
     """The graph of a step with layers of these kinds, as a GPU would be given it."""
-    config, specs = _with_layers(geometry, kinds)
-    network = Network(config, BlankWeights.of(config, specs), mx.bfloat16, on_gpu=True)
-    steps = Steps(network, on_gpu=True)
-    state = _after(config, context)
-    row = SamplerRow.of(sampling, config.vocab_size, ())
-    variant, constants, moving = gather([row], config.vocab_size)
-    mx.eval(constants, moving)
-    generated = mx.array([1], mx.int32)
-
-    def step(token: mx.array) -> Any:
-        lane = LaneState([state])
-        sampled, moved, _ = steps.decode(variant, token, lane, constants, moving, generated)
-        return sampled, lane.layers.moving(), moved
-
-    return record(step, mx.array([0], mx.int32), stand_ins=StandIns(watch=WATCHED))
-
-
-def _with_layers(
-    geometry: Geometry, kinds: Sequence[str]
-) -> tuple[ModelConfig, dict[str, QuantSpec | None]]:
-    """The configuration with other layers, each stored as the first of its kind is."""
-    config = replace(geometry.config, layer_types=tuple(kinds), num_hidden_layers=len(kinds))
-    specs = dict(geometry.specs)
-    for index, kind in enumerate(kinds):
-        like = f"model.layers.{geometry.config.layer_types.index(kind)}."
-        for module, spec in geometry.specs.items():
-            if module.startswith(like):
-                specs[f"model.layers.{index}.{module.removeprefix(like)}"] = spec
-    return config, specs
-
-
-def _after(config: ModelConfig, context: int) -> SequenceState:
-    """A state after `context` tokens, all of them in the body."""
-    state = SequenceState(config, mx.bfloat16)
-    capacity = bucket(context, config.max_position_embeddings)
-    for kv in state.layers.kv:
-        shape = (1, config.num_key_value_heads, capacity, config.head_dim)
-        kv.body_keys, kv.body_values = blank(shape, mx.bfloat16), blank(shape, mx.bfloat16)
-        kv.tail_keys = blank(kv.tail_keys.shape, mx.bfloat16)
-        kv.tail_values = blank(kv.tail_values.shape, mx.bfloat16)
-    layers = state.layers
-    state.layers = LayerStates(
-        layers.kv,
-        [blank(x.shape, x.dtype) for x in layers.conv_tails],
-        [blank(x.shape, x.dtype) for x in layers.recurrent],
+    stand_ins = StandIns(watch=WATCHED)
+    step = BlankStep.of(
+        geometry,
+        kinds,
+        on_gpu=True,
+        kernels=every_kernel(stand_ins) if case.kernels else Kernels.plain(),
+        context=case.context,
+        sampling=case.sampling,
     )
-    state.body_length = context
-    return state
+    return record(step, mx.array([0], mx.int32), stand_ins=stand_ins)
+
+
+def every_kernel(stand_ins: StandIns) -> Kernels:
+    """The Metal form of every region, each launch a stand-in; the twin where a kernel does not take
+    the shapes."""
+
+    def runner(launch: Launch) -> list[mx.array]:
+        inputs = [x if isinstance(x, mx.array) else mx.array(x) for x in launch.inputs]
+        return stand_ins.node(StandIn(f"kernel {launch.kernel.name}"), inputs, launch.outputs)
+
+    twins = Kernels.plain()
+
+    def form(kernel: Callable[..., Any], twin: Callable[..., Any]) -> Any:
+        return _kernel_or_twin(partial(kernel, runner=runner), twin)
+
+    return Kernels(
+        add_rms_norm=form(metal_add_rms_norm, twins.add_rms_norm),
+        router_top_k=form(metal_router_top_k, twins.router_top_k),
+        delta_step=form(metal_delta_step, twins.delta_step),
+        qk_norm_rope=form(metal_qk_norm_rope, twins.qk_norm_rope),
+        decode_attention=form(metal_decode_attention, twins.decode_attention),
+        expert_down=form(metal_expert_down, twins.expert_down),
+    )
+
+
+def _kernel_or_twin(kernel: Callable[..., Any], twin: Callable[..., Any]) -> Callable[..., Any]:
+    def region(*arguments: Any, **named: Any) -> Any:
+        try:
+            return kernel(*arguments, **named)
+        except UnsupportedError:
+            return twin(*arguments, **named)
+
+    return region

@@ -1,8 +1,8 @@
-"""mlx-lm's decode step, counted in the same way: `python -m model.launches.mlx_lm_step`.
+"""mlx-lm's decode step, counted and called in the same way as ours.
 
-Needs mlx-lm, so it runs in an environment of its own with this repository on PYTHONPATH
-(docs/benchmarks). The step is that of mlx_lm.generate.generate_step: the model, the log
-probabilities that it always computes, and argmax. Prints the counts as JSON.
+`python -m model.launches.mlx_lm_step`, in an environment of its own that has mlx-lm, with the
+folder around the `model` package on PYTHONPATH. The step is that of mlx_lm.generate.generate_step:
+the model, the log probabilities that it always computes, and argmax. Prints JSON.
 """
 
 from __future__ import annotations
@@ -10,17 +10,19 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import time
 from collections import Counter
 from importlib import metadata
 from typing import Any
 
 import mlx.core as mx
 
-from model.geometry import NAMES, Geometry, named
+from model.geometry import NAMES, Geometry, named, toy
 from model.launches.counts import Counts, count_compiled, counted
 from model.launches.graph import record
 from model.launches.stand_ins import StandIns, blank
 
+WARM_CALLS = 3
 WATCHED = (
     ("mlx_lm.models.qwen3_5", "GatedDeltaNet", "DeltaNet mixers"),
     ("mlx_lm.models.qwen3_next", "Qwen3NextAttention", "attention mixers"),
@@ -48,6 +50,22 @@ def count_step(geometry: Geometry, *, context: int) -> Counts:
     return Counter({key: count for key, count in total.items() if count})
 
 
+def host_times(geometry: Geometry, count: int, *, context: int) -> list[float]:
+    """Microseconds of each of `count` calls of a step with all layers, not computed. In a process
+    that has not counted: that leaves its stand-ins in mlx-lm's modules."""
+    step = _Step(geometry, geometry.config.layer_types.index("full_attention") + 1)
+    model, token = step.build(len(geometry.config.layer_types)), mx.array([0], mx.int32)
+    mx.eval(token)
+    found = []
+    for _ in range(WARM_CALLS + count):
+        cache = step.cache(model, context)
+        begin = time.perf_counter()
+        result = step.call(model, cache, token)
+        found.append((time.perf_counter() - begin) * 1e6)
+        del result
+    return found[WARM_CALLS:]
+
+
 class _Step:
     """mlx-lm's modules, imported under stand-ins, and the models made of them."""
 
@@ -62,20 +80,23 @@ class _Step:
         ]
 
     def counts(self, layers: int, context: int, stand_ins: StandIns) -> Counts:
-        model, tokens = self._build(layers), mx.array([0], mx.int32)
+        model, tokens = self.build(layers), mx.array([0], mx.int32)
         stand_ins.watch(self._watch)
 
         def step(token: mx.array) -> Any:
-            cache = self._cache(model, context)
-            logits = model(token[None], cache=cache)[:, -1, :]
-            logprobs = logits - mx.logsumexp(logits, keepdims=True)
-            states = [each.state for each in cache]
-            return mx.argmax(logprobs, axis=-1), logprobs.squeeze(0), states
+            cache = self.cache(model, context)
+            return self.call(model, cache, token), [each.state for each in cache]
 
         return counted(record(step, tokens, stand_ins=stand_ins), compiled=False)
 
-    def _build(self, layers: int) -> Any:
-        text = dict(NAMES[self._geometry.name]) | {
+    def call(self, model: Any, cache: list[Any], token: mx.array) -> tuple[mx.array, mx.array]:
+        """One step: the sampled token and its log probabilities."""
+        logits = model(token[None], cache=cache)[:, -1, :]
+        logprobs = logits - mx.logsumexp(logits, keepdims=True)
+        return mx.argmax(logprobs, axis=-1), logprobs.squeeze(0)
+
+    def build(self, layers: int) -> Any:
+        text = dict(self._geometry.text) | {
             "num_hidden_layers": layers,
             "full_attention_interval": self._group,
         }
@@ -97,7 +118,7 @@ class _Step:
         model.eval()
         return model
 
-    def _cache(self, model: Any, context: int) -> list[Any]:
+    def cache(self, model: Any, context: int) -> list[Any]:
         config = self._geometry.config
         capacity = -(-(context + 1) // 256) * 256
         cache = model.make_cache()
@@ -126,10 +147,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m model.launches.mlx_lm_step")
     parser.add_argument("--geometry", choices=NAMES, default="qwen3.6-35b-a3b")
     parser.add_argument("--context", type=int, default=4096)
+    parser.add_argument("--host", type=int, metavar="CALLS", help="time calls of a toy instead")
     options = parser.parse_args()
-    counts = count_step(named(options.geometry), context=options.context)
+    geometry, found = named(options.geometry), {"version": metadata.version("mlx-lm")}
+    if options.host:
+        times = host_times(toy(geometry), options.host, context=options.context)
+        print(json.dumps(found | {"microseconds": times}))
+        return
+    counts = count_step(geometry, context=options.context)
     table = [[part, kind, count] for (part, kind), count in sorted(counts.items())]
-    print(json.dumps({"version": metadata.version("mlx-lm"), "launches": table}))
+    print(json.dumps(found | {"launches": table}))
 
 
 if __name__ == "__main__":

@@ -38,7 +38,8 @@ class StandIns:
     count_compiled: (function, arguments, these stand-ins) -> how many launches a function takes
     that mx.compile made on its own. None: what is recorded runs inside mx.compile as a whole, and
     such a function is simply a part of it. watch: (owner, attribute, name) of functions whose calls
-    are told apart. metal: mlx also says that it runs on Metal, for code that asks.
+    are told apart. metal: mlx also says that it runs on Metal, for code that asks. compile: whether
+    mx.compile is replaced too; left as it is, a step can be traced by it and called.
     """
 
     def __init__(
@@ -48,10 +49,11 @@ class StandIns:
         | None = None,
         watch: Sequence[tuple[Any, str, str]] = (),
         metal: bool = False,
+        compile: bool = True,
     ) -> None:
         self.watched: list[tuple[str, list[mx.array], list[mx.array]]] = []
         self._nodes: list[StandIn] = []
-        self._count_compiled, self._metal = count_compiled, metal
+        self._count_compiled, self._metal, self._replace_compile = count_compiled, metal, compile
         self._watch = watch
         self._within = False  # a function that mx.compile made: those inside it are parts of it
 
@@ -86,8 +88,9 @@ class StandIns:
             (mx.fast, "metal_kernel", self._metal_kernel),
             (mx, "dequantize", self._dequantize),
             (mx, "contiguous", self._contiguous),
-            (mx, "compile", self._compile),
         ]
+        if self._replace_compile:
+            replaced.append((mx, "compile", self._compile))
         if self._metal:
             replaced.append((mx.metal, "is_available", lambda: True))
             replaced.append((mx, "default_device", lambda: mx.Device(mx.gpu)))

@@ -25,7 +25,10 @@ from server.bench.servers import DEMO, OURS
 from server.bench.workloads import Measurement
 
 DEFAULT_SIZES = (128, 928, 3000)
-MODES = {"replay": "server.bench.replay_command", "serve": "server.bench.serve_command"}
+MODES = {
+    name: f"server.bench.{name}_command"
+    for name in ("serve", "replay", "decode", "prefill", "roofline", "all")
+}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -33,8 +36,9 @@ def parser() -> argparse.ArgumentParser:
     arguments = argparse.ArgumentParser(
         prog="mxserve bench",
         description="Measures time to first token, prefill, decode and the model card's own chat. "
-        "`mxserve bench replay` measures the prompt cache, `mxserve bench serve` many streams at "
-        "once; each has its own --help.",
+        "`mxserve bench serve` measures many streams at once, `replay` the prompt cache, `decode` "
+        "and `prefill` the engine without HTTP, `roofline` what a token costs and what the memory "
+        "allows, `all` everything; each has its own --help.",
     )
     arguments.add_argument(
         "--url", help="measure the server at this address instead of starting one"
@@ -70,7 +74,7 @@ def _sizes(text: str) -> tuple[int, ...]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command, `replay` and `serve` in their own modules; returns its exit status."""
+    """Runs the command, those of MODES in their own modules; returns its exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     with _sigterm_interrupts():
         if words and words[0] in MODES:

@@ -76,7 +76,7 @@ def peer_server(peer: Peer, model: Path, *, home: Path, openblas: bool) -> Serve
     Raises BenchError when it cannot be installed.
     """
     port = free_port()
-    command = [str(_python(peer)), *peer.arguments, *peer.model_flag, str(model)]
+    command = [str(interpreter(peer)), *peer.arguments, *peer.model_flag, str(model)]
     command += ["--port", str(port)]
     preload = openblas and sys.platform == "linux"
     return ServerProcess(
@@ -128,8 +128,9 @@ def cached_reader(peer: Peer, server: ServerProcess) -> Callable[[], int | None]
     return read
 
 
-def _python(peer: Peer) -> Path:
-    """The interpreter of its environment in the user's cache folder, made on first use."""
+def interpreter(peer: Peer) -> Path:
+    """The Python of its environment in the user's cache folder, made on first use. Raises
+    BenchError when it cannot be installed."""
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = base / "mxserve" / f"{peer.name}-{peer.version}"
     python = folder / "bin" / "python"

@@ -9,6 +9,7 @@ from model.geometry import named, of_text
 from model.launches.decode import (
     ATTENTION,
     DELTA,
+    Case,
     count_step,
     count_whole_step,
     record_step,
@@ -17,19 +18,19 @@ from model.launches.fusion import fused
 from model.random_values import GEOMETRIES
 from model.sampling import SamplingParams
 
-GREEDY = SamplingParams(temperature=0.0)
-
 
 @pytest.fixture(scope="module")
 def tiny():
     return named("tiny")
 
 
+@pytest.mark.parametrize("kernels", [False, True])
 @pytest.mark.parametrize("context", [0, 300])
-def test_what_a_layer_adds_stands_for_all_of_its_kind(tiny, context):
-    few = count_step(tiny, context=context)
-    assert few == count_whole_step(tiny, context=context)
-    assert few.total() > 8 * 10
+def test_what_a_layer_adds_stands_for_all_of_its_kind(tiny, context, kernels):
+    case = Case(kernels=kernels, context=context)
+    few = count_step(tiny, case)
+    assert few == count_whole_step(tiny, case)
+    assert few.total() > 8 * 8
 
 
 def test_more_layers_launch_more_and_the_head_does_not():
@@ -42,13 +43,13 @@ def test_more_layers_launch_more_and_the_head_does_not():
         parts[part] += count
     for part in ("DeltaNet mixers", "attention mixers", "experts"):
         of_eight = sum(n for (name, _), n in eight.items() if name == part)
-        assert parts[part] == of_eight > 0
+        assert 0 < parts[part] <= of_eight <= parts[part] + 2  # some work is done once a step
     assert parts["head"] == parts["sampler"] == 0
 
 
 def test_a_filtered_draw_launches_more_than_a_greedy_one(tiny):
-    drawn = count_step(tiny, sampling=SamplingParams(temperature=1.0, top_k=20, top_p=0.9))
-    assert drawn.total() > count_step(tiny, sampling=GREEDY).total()
+    drawn = Case(sampling=SamplingParams(temperature=1.0, top_k=20, top_p=0.9))
+    assert count_step(tiny, drawn).total() > count_step(tiny).total()
 
 
 def test_launches_do_not_depend_on_the_widths_but_where_a_kernel_changes():
@@ -62,12 +63,12 @@ def test_launches_do_not_depend_on_the_widths_but_where_a_kernel_changes():
 
 def test_nothing_is_computed_or_held(tiny):
     before = mx.get_active_memory()
-    count_step(named("qwen3.6-35b-a3b"), context=131_072)
+    count_step(named("qwen3.6-35b-a3b"), Case(context=131_072))
     assert mx.get_active_memory() - before < 64 << 20
 
 
 def test_every_node_of_the_step_is_known_and_reads_what_was_made_before(tiny):
-    graph = fused(record_step(tiny, [DELTA, ATTENTION], context=300, sampling=GREEDY))
+    graph = fused(record_step(tiny, [DELTA, ATTENTION], Case(context=300)))
     made = {name for node in graph.nodes for name in node.outputs}
     seen: set[str] = set()
     for node in graph.nodes:

@@ -46,7 +46,7 @@ def test_torch_is_the_build_for_cpus_and_stays(
 ) -> None:
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(peers.httpx, "head", index_that(answers))
-    peers._python(PEERS["vllm-mlx"])
+    peers.interpreter(PEERS["vllm-mlx"])
     torch = ["torch==2.13.0", "torchvision==0.28.0"]
     index = ["--extra-index-url", CPU_INDEX] if answers else []
     assert pip == [[*torch, *index], ["vllm-mlx==0.6.0", "mlx[cpu]", *torch, *index]]
@@ -54,7 +54,7 @@ def test_torch_is_the_build_for_cpus_and_stays(
 
 def test_mlx_lm_needs_no_torch(pip: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "linux")
-    peers._python(PEERS["mlx-lm"])
+    peers.interpreter(PEERS["mlx-lm"])
     assert pip == [["mlx-lm==0.32.2", "mlx[cpu]"]]
 
 
@@ -62,7 +62,7 @@ def test_on_a_mac_the_package_brings_all_it_needs(
     pip: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
-    peers._python(PEERS["vllm-mlx"])
+    peers.interpreter(PEERS["vllm-mlx"])
     assert pip == [["vllm-mlx==0.6.0"]]
 
 
@@ -75,4 +75,4 @@ def test_an_installation_that_fails_says_why(
     monkeypatch.setattr(peers.subprocess, "run", run)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(BenchError, match="no such version"):
-        peers._python(PEERS["mlx-lm"])
+        peers.interpreter(PEERS["mlx-lm"])

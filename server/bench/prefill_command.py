@@ -1,0 +1,83 @@
+"""`mxserve bench prefill`: prompts of several lengths, from nothing to the first token, and peak
+memory; from inside the process, without HTTP and without a cache."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import time
+from collections.abc import Sequence
+
+from server.bench import receipt, report
+from server.bench.client import BenchError
+from server.bench.command import checkpoint_folder, say
+from server.bench.decode_command import MIB, add_common_flags, numbers
+from server.bench.decode_workers import Worker, contenders, turns
+from server.bench.receipt import Value, Values
+
+SIZES = (512, 4096, 16_384)
+WARM_UP = 64  # tokens of the first prompt, which pays for what is made once
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    arguments = argparse.ArgumentParser(prog="mxserve bench prefill", description=__doc__)
+    add_common_flags(arguments)
+    arguments.add_argument(
+        "--sizes", type=numbers, default=SIZES, help="prompt tokens (default: 512,4096,16384)"
+    )
+    receipt.add_output_flags(arguments)
+    return arguments
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command; returns its exit status."""
+    arguments = parser()
+    options = arguments.parse_args(argv)
+    if options.rounds < 1:
+        arguments.error("--rounds: at least 1")
+    before = report.load_average()
+    try:
+        folder = checkpoint_folder(options.model)
+        with contenders(folder, options.vs, openblas=options.vs_openblas) as workers:
+            values = measure(workers, options)
+            about = {worker.name: worker.about for worker in workers}
+    except BenchError as error:
+        return receipt.failed("prefill", error)
+    except KeyboardInterrupt:
+        return receipt.failed("prefill", InterruptedError("stopped")) and 130
+    conditions = {
+        "model": folder.name if folder else "demo",
+        "sizes": list(options.sizes),
+        "rounds": options.rounds,
+        "contenders": about,
+        "prompts": "random token ids, the same for every contender, new in every round",
+        "order": "rounds interleaved: each size is asked of every contender once a round",
+    }
+    made = receipt.head(receipt.command_line("prefill", argv), conditions, before)
+    panels = [
+        values.panel("Prefill, one prompt", "prompt tokens", "tok/s"),
+        values.panel("Peak memory", "prompt tokens", "MiB", log=True),
+    ]
+    receipt.show(options, made | values.as_json(), values.page(), {"prefill.svg": panels})
+    return 0
+
+
+def measure(workers: Sequence[Worker], options: argparse.Namespace) -> Values:
+    """All rounds."""
+    values, seeds = Values(), itertools.count(int(time.time()))
+    for worker in workers:
+        worker.ask("prefill", tokens=WARM_UP, seed=0)
+    for round_ in range(options.rounds):
+        for size in options.sizes:
+            seed = next(seeds)
+            for worker in turns(workers, round_):
+                say(f"round {round_ + 1} of {options.rounds}: {size:,} tokens: {worker.name}")
+                answer = worker.ask("prefill", tokens=size, seed=seed)
+                of = f"of {size:,} tokens"
+                rate = Value(f"prefill {of}", "tok/s", size / answer["seconds"], round_, at=size)
+                values.add(worker.name, rate)
+                peak = answer["peak_bytes"] / MIB
+                memory = Value(f"peak memory {of}", "MiB", peak, round_, at=size)
+                values.add(worker.name, memory)
+    return values
