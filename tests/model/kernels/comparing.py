@@ -26,9 +26,9 @@ def agree(
     exact: Sequence[int] = (),
     wide: Arguments | None = None,
 ) -> None:
-    """Every output of the kernel is that of the twin with float32 arguments (`wide`, where those are
-    not simply `args`), but for rounding to its own type; outputs numbered in `exact` are those of the twin itself, bit by bit; any order
-    of the threads gives the same bits."""
+    """Every output of the kernel is that of the twin with float32 arguments (`wide`, where those
+    are not simply `args`), but for rounding to its own type; outputs numbered in `exact` are those
+    of the twin itself, bit by bit; any order of the threads gives the same bits."""
     orders = [_tuple(kernel(**args, runner=Recorder(seed))) for seed in SEEDS]
     for first, second in zip(*orders, strict=True):
         assert np.array_equal(_raw(first), _raw(second)), "depends on the order of the threads"

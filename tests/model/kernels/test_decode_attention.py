@@ -5,8 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.kernels.decode_attention import decode_attention
-from model.kernels.decode_attention_metal import SPLIT_FROM, metal_decode_attention
+from model.kernels.decode_attention import (
+    SPLIT_FROM,
+    decode_attention,
+    metal_decode_attention,
+)
 from model.kernels.metal import UnsupportedError
 from tests.model.kernels import examples
 from tests.model.kernels.comparing import TYPES, agree
