@@ -54,6 +54,21 @@ def test_the_plain_request(asked):
     assert response["completed_at"] >= response["created_at"]
 
 
+def test_the_caches_report_is_in_terms_of_the_input(post):
+    """The scripted engine says that message 2 differs."""
+    hello = {"role": "user", "content": "Hi"}
+    for fields, place in (
+        ({"input": [hello] * 3}, 2),
+        ({"input": [hello] * 2, "instructions": "Be brief."}, 1),
+        ({"input": "So?", "previous_response_id": post().json()["id"]}, 0),
+        ({"input": "So?", "previous_response_id": post().json()["id"], "instructions": "."}, None),
+    ):
+        response = post(**fields)
+        told = {"message": place, "change": "user message"}
+        assert response.json()["x_mxserve"]["cache"]["diverged"] == told
+        assert response.headers["x-mxserve-cache"].startswith("reused=7, prefilled=4")
+
+
 def test_what_is_told_back(asked):
     given = {
         "instructions": "Be brief.",
