@@ -56,6 +56,14 @@ class Generation:
         self.row.state.restore(spans, recurrent)
         self.row.tokens = list(tokens)
 
+    def pretend(self, tokens: int) -> None:
+        """As if that many tokens had been fed and left a state of zeros: what a step of that size
+        is compiled with, without the work of a prompt. Only on a fresh generation."""
+        state = self.row.state
+        state.reserve(tokens)
+        state.body_length = tokens
+        self.row.tokens = [0] * tokens
+
     def fork(self, sampling: SamplingParams) -> Generation:
         """Another generation that goes on from here; nothing is copied. Not while decoding."""
         self._rest()

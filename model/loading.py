@@ -126,6 +126,8 @@ class Model:
         """Compiles the steps that first requests will use, alone and in company."""
         begin = time.monotonic()
         greedy = SamplingParams(temperature=0.0)
+        if self.on_gpu:  # compiles a prompt's kernels at their first use
+            self.generation(greedy).prefill([0] * max(WARM_UP_LENGTHS))
         filtered = SamplingParams(temperature=1.0, top_p=0.9, top_k=20)
         for sampling in (greedy, SamplingParams(temperature=1.0), filtered):
             for length in WARM_UP_LENGTHS:
@@ -141,11 +143,11 @@ class Model:
     def _warm(
         self, length: int, *rows: SamplingParams, constraint: TokenConstraint | None = None
     ) -> None:
-        """Two steps of `rows` after `length` tokens."""
+        """Two steps of `rows` as after `length` tokens."""
         decoder = self.decoder()
         for sampling in rows:
             generation = self.generation(sampling)
-            generation.prefill([0] * length)
+            generation.pretend(length)
             decoder.join(generation, 0, constraint=constraint)
         for _ in range(2):
             decoder.step()

@@ -1,12 +1,15 @@
 """Decode steps with and without a compiler."""
 
 import shutil
+from dataclasses import replace
+from typing import Any
 
 import mlx.core as mx
 import pytest
 
-from model.loading import DEMO_FOLDER, load_model
-from model.steps import Steps, compiler_available
+from model.loading import DEMO_FOLDER, WARM_UP_LENGTHS, load_model
+from model.sampling import SamplingParams
+from model.steps import StepFunction, Steps, compiler_available
 
 
 def test_without_a_compiler_steps_run_uncompiled_and_say_so(
@@ -22,7 +25,38 @@ def test_without_a_compiler_steps_run_uncompiled_and_say_so(
         uncompiled = Steps(model.network, on_gpu=False)
     assert "uncompiled" in caplog.text
     assert not uncompiled.compiled
-    from dataclasses import replace
-
     logits = replace(model, steps=uncompiled).logits(tokens, decode=8)
     assert float(mx.abs(logits - expected).max()) < 1e-4
+
+
+def test_warming_up_compiles_the_steps_of_first_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    traces: list[object] = []
+    compile_step = mx.compile
+
+    def counting(step: StepFunction) -> StepFunction:
+        def traced(*args: Any) -> Any:
+            traces.append(step)
+            return step(*args)
+
+        return compile_step(traced)
+
+    monkeypatch.setattr(mx, "compile", counting)
+    model = load_model(DEMO_FOLDER)
+    model.warm_up()
+    warmed = len(traces)
+    assert warmed
+    filtered = SamplingParams(top_p=0.9, top_k=20)
+    for sampling in (SamplingParams(temperature=0.0), filtered):
+        for length in WARM_UP_LENGTHS:
+            generation = model.generation(sampling)
+            generation.prefill(list(range(300, 300 + length)))
+            for token in (400, None, None):
+                generation.step(token)
+            generation.settle()
+    together = model.decoder()
+    for _ in range(2):
+        generation = model.generation(filtered)
+        generation.prefill([300])
+        together.join(generation, 400)
+    together.step()
+    assert len(traces) == warmed
