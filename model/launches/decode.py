@@ -22,7 +22,7 @@ from model.delta_net import DeltaNet
 from model.experts import Experts
 from model.geometry import Geometry
 from model.kernels import Kernels
-from model.kernels.decode_attention_metal import metal_decode_attention
+from model.kernels.decode_attention import metal_decode_attention
 from model.kernels.delta_step import metal_delta_step
 from model.kernels.expert_down import metal_expert_down
 from model.kernels.metal import Launch, UnsupportedError
