@@ -19,6 +19,7 @@ from tests.conftest import ServerProcess, start_server
 
 FRANCE = "What is the capital of France?"
 COUNT = "Count from 1 to 20."
+BROKEN = "the accounts do not add up"  # in the log of a server that lost count
 LONG = "Tell me everything. " * 1500  # several chunks of prefill
 
 
@@ -135,6 +136,19 @@ class FaultyServer:
         assert response.status_code == 200, response.text
         return response.json()
 
+    def settle(self) -> None:
+        """Ends every fault, and waits until nothing is under way; slots and bytes must add up then:
+        the server counts them when it is idle."""
+        for path in self.folder.iterdir():
+            if path.name != "calls":
+                path.unlink()
+        wait_for(lambda: self.busy() == 0)
+        self.intact()
+
+    def intact(self) -> None:
+        """No count of slots and bytes has failed so far."""
+        assert BROKEN not in self.server.output, self.server.output
+
     def serves(self) -> bool:
         """Whether a question is answered, with sense."""
         return "Paris" in self.ask()["choices"][0]["message"]["content"]
@@ -168,3 +182,4 @@ def start_faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[
         if server.process.poll() is None:
             server.process.kill()
         server.process.wait(30)
+        assert BROKEN not in server.output, server.output

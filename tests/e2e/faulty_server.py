@@ -25,8 +25,8 @@ class Killed(BaseException):
 
 class Faults:
     """Counted faults go off as often as their file's number says; `hold`, `slow` and `slow-disk`
-    (seconds), and `full-disk`, last as long as their file is there. Every call is written to the
-    file `calls`."""
+    (seconds), `full-disk`, and `clock` (seconds by which the time of day is off), last as long as
+    their file is there. Every call is written to the file `calls`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -47,11 +47,16 @@ class Faults:
         if self.take(f"{where}-hang"):
             time.sleep(600)
 
+    def seconds(self, name: str) -> float:
+        """What lasting fault `name` says, 0 where it is not there."""
+        try:
+            return float((self._folder / name).read_text())
+        except FileNotFoundError:
+            return 0.0
+
     def delay(self, name: str) -> None:
         """Sleeps for as long as fault `name` says, if it is there."""
-        path = self._folder / name
-        if path.exists():
-            time.sleep(float(path.read_text()))
+        time.sleep(self.seconds(name))
 
     def on(self, name: str) -> bool:
         """Whether lasting fault `name` is on."""
@@ -71,19 +76,29 @@ class Faults:
 
 
 def install(faults: Faults) -> None:
-    """Puts `faults` into the model's two calls, and the call that waits for the disk."""
+    """Puts `faults` into the model's calls, the writing of files, and the time of day."""
+    _into_the_model(faults)
+    _into_the_disk(faults)
+    now = time.time
+    time.time = lambda: now() + faults.seconds("clock")
+
+
+def _into_the_model(faults: Faults) -> None:
     from model.decoder import Decoder
     from model.generation import Generation
 
-    prefill, step, fsync = Generation.prefill, Decoder.step, os.fsync
-
-    def slow_fsync(file: int) -> None:
-        faults.delay("slow-disk")
-        fsync(file)
+    prefill, restore, step = Generation.prefill, Generation.restore, Decoder.step
 
     def faulty_prefill(self: Generation, tokens: Sequence[int]) -> None:
         faults.strike("prefill", len(tokens))
         prefill(self, tokens)
+
+    def faulty_restore(
+        self: Generation, spans: Sequence[Any], recurrent: Any, tokens: Sequence[int]
+    ) -> None:
+        if faults.take("restore-memory"):
+            raise RuntimeError(OUT_OF_MEMORY)
+        restore(self, spans, recurrent, tokens)
 
     def faulty_step(self: Decoder) -> list[tuple[Generation, int]]:
         faults.strike("step", len(self.members))
@@ -92,16 +107,23 @@ def install(faults: Faults) -> None:
             results[0] = (results[0][0], -1)
         return results
 
-    Generation.prefill, Decoder.step = faulty_prefill, faulty_step
-    os.fsync = slow_fsync
-    write = os.write
+    Generation.prefill, Generation.restore = faulty_prefill, faulty_restore
+    Decoder.step = faulty_step
+
+
+def _into_the_disk(faults: Faults) -> None:
+    write, fsync = os.write, os.fsync
+
+    def slow_fsync(file: int) -> None:
+        faults.delay("slow-disk")
+        fsync(file)
 
     def full_write(file: int, data: Any) -> int:
         if threading.current_thread().name == "mxserve-cache-writer" and faults.on("full-disk"):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return write(file, data)
 
-    os.write = full_write
+    os.write, os.fsync = full_write, slow_fsync
 
 
 def shrink_buffers() -> None:

@@ -22,10 +22,7 @@ def _shared(start_faulty):
 def server(_shared):
     """The shared server, without faults before and after."""
     yield _shared
-    for path in _shared.folder.iterdir():
-        if path.name != "calls":
-            path.unlink()
-    wait_for(lambda: _shared.busy() == 0)
+    _shared.settle()
 
 
 @pytest.fixture
@@ -93,6 +90,26 @@ def test_out_of_memory_is_tried_again(server, where):
     assert answer.status_code == 200, answer.text
     assert "Paris" in answer.json()["choices"][0]["message"]["content"]
     assert server.serves()
+
+
+def test_out_of_memory_in_taking_up_what_is_cached(server):
+    assert server.serves()
+    server.arm("restore-memory")
+    answer = server.ask()
+    assert "Paris" in answer["choices"][0]["message"]["content"]
+    assert answer["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
+
+
+@pytest.mark.parametrize("hours", [8, -1])
+def test_a_clock_that_jumps_ends_nothing_and_has_the_engine_test_itself(start_faulty, hours):
+    server = start_faulty("--request-timeout", "300")
+    [stream] = decoding(server, COUNT)
+    server.arm("clock", hours * 3600)
+    wait_for(lambda: "the engine tests itself" in server.server.output)
+    server.disarm("slow")
+    assert stream.end().finished
+    assert server.serves()
+    assert server.health()["status"] == "ok"
 
 
 @pytest.mark.parametrize("where", ["prefill", "step"])

@@ -17,13 +17,9 @@ def server(start_faulty):
 
 @pytest.fixture(autouse=True)
 def _calm(server):
-    """Every test leaves an idle server behind."""
-    for fault in ("slow", "hold"):
-        server.disarm(fault)
+    """Every test leaves an idle server behind, and one that still serves."""
     yield
-    for fault in ("slow", "hold"):
-        server.disarm(fault)
-    wait_for(lambda: server.busy() == 0)
+    server.settle()
     assert server.serves()
 
 
