@@ -3,8 +3,9 @@
 Only what some row asked for is computed: the variant (greedy, filtered, penalised) is fixed when
 the step is compiled, and rows that asked for less carry values that change nothing. A row's draws
 depend on its own key and its own logits alone, so it samples the same in any batch. Order:
-penalties and bias, temperature, top_k, top_p, min_p, then a Gumbel-argmax draw. Shapes: B rows, V
-vocabulary.
+penalties and bias, temperature, top_k, top_p, min_p, then a Gumbel-argmax draw. Where every row
+that draws has a small top_k, the few largest logits are found in one pass and the rest is done with
+these; the noise belongs to the token, so the draws are the same. Shapes: B rows, V vocabulary.
 """
 
 from __future__ import annotations
@@ -15,20 +16,23 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
+from model.largest import MOST, largest
 from model.sampling import SamplingParams
 
 Arrays = dict[str, mx.array]
 
 
 class Variant(NamedTuple):
-    """What a compiled step computes. `mixed`: some rows are greedy, others are not. `with_logits`
-    adds the rows' logits to its outputs (tests, scoring).
+    """What a compiled step computes. `mixed`: some rows are greedy, others are not. `few`: a token
+    can be drawn only from the few largest logits. `with_logits` adds the rows' logits to its
+    outputs (tests, scoring).
     """
 
     greedy: bool
     filtered: bool
     penalised: bool
     mixed: bool = False
+    few: bool = False
     with_logits: bool = False
 
     @staticmethod
@@ -40,6 +44,7 @@ class Variant(NamedTuple):
             any(row.filtered for row in rows),
             any(row.penalised for row in rows),
             mixed=not greedy and any(row.greedy for row in rows),
+            few=not greedy and all(row.greedy or 0 < row.top_k <= MOST for row in rows),
         )
 
 
@@ -138,24 +143,22 @@ def sample(
     """logits [B, V] float32 -> token ids [B] int32 (-1 where the logits are not finite) and the
     moved arrays.
     """
-    finite = mx.isfinite(logits.max(axis=-1))
     if variant.penalised:
         logits = _penalise(logits, constants, moving)
-    best = mx.argmax(logits, axis=-1) if variant.greedy or variant.mixed else None
-    if variant.greedy and best is not None:
-        return mx.where(finite, best.astype(mx.int32), -1), moving
+    if variant.greedy:
+        return _told(mx.argmax(logits, axis=-1), logits.max(axis=-1)), moving
     keys = mx.vmap(lambda key: mx.random.split(key, 2))(moving["key"])  # [B, 2, 2]
     moving = {**moving, "key": keys[:, 0]}
-    vocabulary = logits.shape[-1]
-    noise = mx.vmap(lambda key: mx.random.gumbel((vocabulary,), key=key))(keys[:, 1])
-    logits = logits / constants["temperature"][:, None]
-    if variant.filtered:
-        token = _draw_filtered(logits, constants, noise)
-    else:
-        token = mx.argmax(logits + noise, axis=-1)
-    if best is not None:
+    draw = _draw_of_few if variant.few else _draw_of_all
+    token, best, highest = draw(logits, variant, constants, keys[:, 1])
+    if variant.mixed:
         token = mx.where(constants["greedy"], best, token)
-    return mx.where(finite, token.astype(mx.int32), -1), moving
+    return _told(token, highest), moving
+
+
+def _told(token: mx.array, highest: mx.array) -> mx.array:
+    """`token`, int32, or -1 where the highest logit is not finite."""
+    return mx.where(mx.isfinite(highest), token.astype(mx.int32), -1)
 
 
 def _penalise(logits: mx.array, constants: Arrays, moving: Arrays) -> mx.array:
@@ -169,11 +172,36 @@ def _penalise(logits: mx.array, constants: Arrays, moving: Arrays) -> mx.array:
     return logits + constants["bias"]
 
 
-def _draw_filtered(logits: mx.array, constants: Arrays, noise: mx.array) -> mx.array:
-    """One sort serves the three filters; the draw happens among the sorted logits, each with the
-    noise of its own token, so that filters that keep everything change nothing."""
-    order = mx.argsort(-logits, axis=-1)
-    ranked = mx.take_along_axis(logits, order, axis=-1)
+def _draw_of_few(
+    logits: mx.array, variant: Variant, constants: Arrays, keys: mx.array
+) -> tuple[mx.array, mx.array, mx.array]:
+    """Of the MOST largest logits: tokens drawn, those with the largest logit, and it, all [B]."""
+    ids, ranked, highest = largest(logits, MOST)
+    uniform = mx.vmap(lambda key: mx.random.uniform(shape=(logits.shape[-1],), key=key))(keys)
+    # What mx.random.gumbel makes of the same numbers.
+    noise = -mx.log(-mx.log(mx.take_along_axis(uniform, ids, axis=-1)))
+    place = _draw_ranked(ranked / constants["temperature"][:, None], constants, noise)
+    return mx.take_along_axis(ids, place, axis=-1).squeeze(-1), ids[:, 0], highest
+
+
+def _draw_of_all(
+    logits: mx.array, variant: Variant, constants: Arrays, keys: mx.array
+) -> tuple[mx.array, mx.array, mx.array]:
+    """The same of all logits; one sort serves the filters."""
+    scaled = logits / constants["temperature"][:, None]
+    noise = mx.vmap(lambda key: mx.random.gumbel((logits.shape[-1],), key=key))(keys)
+    best, highest = mx.argmax(logits, axis=-1), logits.max(axis=-1)
+    if not variant.filtered:
+        return mx.argmax(scaled + noise, axis=-1), best, highest
+    ids = mx.argsort(-scaled, axis=-1)
+    ranked, noise = (mx.take_along_axis(x, ids, axis=-1) for x in (scaled, noise))
+    place = _draw_ranked(ranked, constants, noise)
+    return mx.take_along_axis(ids, place, axis=-1).squeeze(-1), best, highest
+
+
+def _draw_ranked(ranked: mx.array, constants: Arrays, noise: mx.array) -> mx.array:
+    """The place [B, 1] of a token among logits in descending order, drawn after the three filters;
+    each has the noise of its own token, so that filters that keep everything change nothing."""
     rank = mx.arange(ranked.shape[-1])
     ranked = mx.where(rank < constants["top_k"][:, None], ranked, -mx.inf)
     probabilities = mx.softmax(ranked, axis=-1)
@@ -185,6 +213,4 @@ def _draw_filtered(logits: mx.array, constants: Arrays, noise: mx.array) -> mx.a
         probabilities >= constants["min_p"][:, None] * probabilities[:, :1]
     )
     kept = kept | (rank == 0)
-    noise = mx.take_along_axis(noise, order, axis=-1)
-    drawn = mx.argmax(mx.where(kept, ranked, -mx.inf) + noise, axis=-1, keepdims=True)
-    return mx.take_along_axis(order, drawn, axis=-1).squeeze(-1)
+    return mx.argmax(mx.where(kept, ranked, -mx.inf) + noise, axis=-1, keepdims=True)

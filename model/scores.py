@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
+from model.largest import largest
+
 MOST = 20  # how many of the likeliest tokens are told
 
 
@@ -27,14 +29,10 @@ def scores(logits: mx.array, tokens: mx.array) -> Scores:
     """logits float32 [N, V] and the token [N] at each place -> its log probability [N], the ids
     int32 [N, k] of the k = min(MOST, V) likeliest tokens, and their log probabilities [N, k].
     Tokens below 0 score as token 0."""
-    logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-    chosen = mx.take_along_axis(logprobs, mx.maximum(tokens, 0)[:, None], axis=-1).squeeze(-1)
-    most = min(MOST, logits.shape[-1])
-    ids = mx.argpartition(-logprobs, most - 1, axis=-1)[:, :most]
-    values = mx.take_along_axis(logprobs, ids, axis=-1)
-    order = mx.argsort(-values, axis=-1)
-    ids = mx.take_along_axis(ids, order, axis=-1).astype(mx.int32)
-    return chosen, ids, mx.take_along_axis(values, order, axis=-1)
+    total = mx.logsumexp(logits, axis=-1, keepdims=True)
+    chosen = mx.take_along_axis(logits, mx.maximum(tokens, 0)[:, None], axis=-1)
+    ids, values, _ = largest(logits, MOST)
+    return (chosen - total).squeeze(-1), ids.astype(mx.int32), values - total
 
 
 def read(found: Scores, top: int) -> list[TokenScores]:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model import device  # noqa: F401 - first
+from model.largest import MOST
 from model.sampler import Arrays, SamplerRow, Variant, count_fed, gather, sample
 from model.sampling import SamplingParams
 
@@ -164,3 +165,47 @@ def test_a_row_draws_the_same_in_any_batch(rows: list[SamplingParams], steps: in
 
     together = run(list(range(len(rows))))
     assert together == [run([i])[0] for i in range(len(rows))]
+
+
+WIDE = 10_000
+
+
+@given(
+    rows=st.lists(
+        st.builds(
+            SamplingParams,
+            temperature=st.sampled_from([0.0, 0.6, 1.0, 1.7]),
+            top_k=st.integers(1, MOST),
+            top_p=st.sampled_from([0.3, 0.95, 1.0]),
+            min_p=st.sampled_from([0.0, 0.1]),
+            presence_penalty=st.sampled_from([0.0, 0.8]),
+            seed=st.integers(0, 99),
+        ),
+        min_size=1,
+        max_size=4,
+    ),
+    spread=st.sampled_from([0.1, 1.0, 8.0]),
+    seed=st.integers(0, 999),
+)
+@settings(max_examples=60, deadline=None)
+def test_of_few_logits_the_same_is_drawn_as_of_all(
+    rows: list[SamplingParams], spread: float, seed: int
+) -> None:
+    logits = mx.random.normal((len(rows), WIDE), scale=spread, key=mx.random.key(seed))
+    logits = mx.round(logits * 16) / 16  # many are equal, as after a head in bfloat16
+    variant, constants, moving = gather([SamplerRow.of(p, WIDE, ()) for p in rows], WIDE)
+    assert variant.few != variant.greedy
+    of_few, few_moved = sample(logits, variant, constants, moving)
+    of_all, all_moved = sample(logits, variant._replace(few=False), constants, moving)
+    assert of_few.tolist() == of_all.tolist()
+    for name, array in all_moved.items():
+        assert mx.array_equal(few_moved[name], array)
+
+
+def test_one_row_without_a_small_top_k_has_all_logits_sorted() -> None:
+    small, large, none = (SamplingParams(seed=1, top_k=k) for k in (MOST, MOST + 1, 0))
+    greedy = SamplingParams(temperature=0.0)
+    assert Variant.of(small, greedy).few
+    assert not Variant.of(small, large).few
+    assert not Variant.of(small, none).few
+    assert not Variant.of(greedy).few
