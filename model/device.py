@@ -90,8 +90,9 @@ def memory(limit_bytes: int) -> Memory:
 
 
 def claim_memory() -> str | None:
-    """On Metal: what is in use stays in physical memory, and allocations fail, rather than swap,
-    past the working set that the system recommends. Returns what to log, None elsewhere."""
+    """On Metal: what is in use stays in physical memory, up to the working set that the system
+    recommends, and mlx gives its spare buffers back before it goes past that; to it a limit is a
+    guideline, so who admits work has to keep below. Returns what to log, None elsewhere."""
     import mlx.core as mx
 
     if mx.default_device() == mx.Device(mx.cpu) or not mx.metal.is_available():
