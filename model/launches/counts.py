@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import mlx.core as mx
 
 from model.launches.fusion import fused
 from model.launches.graph import Graph, record
-from model.launches.metal import launches
+from model.launches.metal import Launches, launches
 from model.launches.stand_ins import StandIns, blank
 from model.launches.trees import arrays_in, with_arrays
 
@@ -48,6 +48,24 @@ def parts_of(graph: Graph) -> dict[str, str]:
             seen.update(fresh)
             todo += fresh
     return parts
+
+
+def command_buffers(found: Sequence[Launches], *, operations: int, megabytes: int) -> int:
+    """Metal command buffers that these launches are committed in. mlx ends one after the primitive
+    that brings it past `operations` launches, or past `megabytes` times 2^20 elements (of any size)
+    of buffers that it had not touched before."""
+    buffers, launched, elements = 0, 0, 0
+    seen: set[str] = set()
+    for each in found:
+        launched += each.count
+        for buffer, size in each.touched:
+            if buffer not in seen:
+                seen.add(buffer)
+                elements += size
+        if launched > operations or elements >> 20 > megabytes:
+            buffers, launched, elements = buffers + 1, 0, 0
+            seen.clear()
+    return buffers + bool(launched)
 
 
 def count_compiled(

@@ -31,7 +31,9 @@ from model.kernels.residual_norm import metal_add_rms_norm
 from model.kernels.router import metal_router_top_k
 from model.launches.blank_step import BlankStep
 from model.launches.counts import Counts, counted
+from model.launches.fusion import fused
 from model.launches.graph import Graph, record
+from model.launches.metal import Launches, launches
 from model.launches.stand_ins import StandIn, StandIns
 from model.network import Network
 from model.sampling import SamplingParams
@@ -76,6 +78,11 @@ def count_step(geometry: Geometry, case: Case = Case()) -> Counts:
 def count_whole_step(geometry: Geometry, case: Case = Case()) -> Counts:
     """The same with every layer recorded; slower, and for tests."""
     return _counts(geometry, geometry.config.layer_types, case)
+
+
+def whole_step(geometry: Geometry, case: Case = Case()) -> list[Launches]:
+    """Every launch of a step, in order, all layers recorded."""
+    return launches(fused(record_step(geometry, geometry.config.layer_types, case)))
 
 
 def _counts(geometry: Geometry, kinds: Sequence[str], case: Case) -> Counts:

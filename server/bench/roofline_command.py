@@ -16,7 +16,8 @@ from model import device as devices
 from model.bytes_read import CONTEXTS, kv_bytes, state_bytes, total_bytes, weight_bytes
 from model.errors import CheckpointError
 from model.geometry import NAMES, Geometry, named, of_checkpoint, toy
-from model.launches.decode import CONTEXT, Case, count_step
+from model.launches.counts import command_buffers
+from model.launches.decode import CONTEXT, Case, count_step, whole_step
 from model.measure.bandwidth import measured_bandwidth
 from model.measure.host import host_times
 from server.bench import receipt, report, roofline_peer
@@ -27,6 +28,8 @@ from server.bench.roofline_report import page
 
 REAL = "qwen3.6-35b-a3b"
 HOST_CALLS = 30
+# MLX_MAX_OPS_PER_BUFFER, MLX_MAX_MB_PER_BUFFER: mlx's own on a Max or Ultra chip, and large ones.
+BUFFER_LIMITS = {"mlx's limits": (50, 50), "1,000 launches, 4,000 MB": (1000, 4000)}
 ROUNDS = 3
 DECODE_CONTEXT, DECODE_TOKENS = 128, 64
 
@@ -108,10 +111,19 @@ def roofline(geometry: Geometry, options: argparse.Namespace, folder: Path) -> d
 
 
 def _launches(geometry: Geometry, *, kernels: bool) -> dict[str, Any]:
+    case = Case(kernels=kernels)
     parts: dict[str, dict[str, int]] = {}
-    for (part, kind), count in sorted(count_step(geometry, Case(kernels=kernels)).items()):
+    for (part, kind), count in sorted(count_step(geometry, case).items()):
         parts.setdefault(part, {})[kind] = count
-    return {"total": sum(sum(kinds.values()) for kinds in parts.values()), "parts": parts}
+    step = whole_step(geometry, case)
+    return {
+        "total": sum(sum(kinds.values()) for kinds in parts.values()),
+        "parts": parts,
+        "command_buffers": {
+            name: command_buffers(step, operations=operations, megabytes=megabytes)
+            for name, (operations, megabytes) in BUFFER_LIMITS.items()
+        },
+    }
 
 
 def _bytes(geometry: Geometry) -> dict[str, Any]:

@@ -39,6 +39,11 @@ def _launches(found: Mapping[str, Any]) -> str:
         rows.append([part, *(f"{sum(c.get(part, {}).values()):,}" for c in columns.values())])
     totals = (sum(sum(k.values()) for k in c.values()) for c in columns.values())
     rows.append(["together", *(f"{total:,}" for total in totals)])
+    forms = [found["launches"][form]["command_buffers"] for form in (EVERY, TWINS)]
+    for limits in forms[0]:
+        cells = [f"{form[limits]:,}" for form in forms]
+        cells += ["-"] * (len(columns) - len(cells))
+        rows.append([f"command buffers, {limits}", *cells])
     return aligned(rows)
 
 

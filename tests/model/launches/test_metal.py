@@ -5,7 +5,7 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from model.launches.counts import count_compiled
+from model.launches.counts import command_buffers, count_compiled
 from model.launches.fusion import fused
 from model.launches.graph import record
 from model.launches.metal import launches
@@ -233,3 +233,37 @@ def test_contiguous_copies_a_small_part_of_a_large_buffer():
 def test_what_is_not_known_is_said():
     with pytest.raises(ValueError, match="FFT"):
         count(lambda x: mx.fft.rfft(x), mx.zeros((16,)))
+
+
+def command_buffers_of(function, *inputs, **limits):
+    return command_buffers(launches(record(function, *inputs, stand_ins=StandIns())), **limits)
+
+
+def test_a_command_buffer_ends_past_so_many_launches():
+    def chain(x):
+        for _ in range(12):
+            x = mx.exp(x)
+        return x
+
+    limits = {"operations": 4, "megabytes": 50}
+    assert command_buffers_of(chain, of(8), **limits) == 3  # after 5, 10, and the rest
+    assert command_buffers_of(chain, of(8), operations=12, megabytes=50) == 1
+    assert command_buffers_of(lambda x: x.T, of(8, 8), **limits) == 0
+
+
+def test_a_command_buffer_ends_past_so_many_elements_that_are_new_to_it():
+    weights = [of(1 << 11, 1 << 10, dtype=mx.uint8) for _ in range(3)]  # 2 "MB" each, of any type
+
+    def thrice(x):
+        products = [x @ w.astype(mx.bfloat16) for w in weights]
+        again = [x @ w.astype(mx.bfloat16) for w in weights]
+        return products + again
+
+    def same(x):
+        return [mx.exp(weights[0]) for _ in range(6)] + [x]
+
+    x = of(1, 1 << 11)
+    assert command_buffers_of(thrice, x, operations=1000, megabytes=10_000) == 1
+    assert command_buffers_of(thrice, x, operations=1000, megabytes=3) > 2
+    once = command_buffers_of(same, x, operations=1000, megabytes=40)
+    assert once == 1

@@ -43,6 +43,13 @@ def test_parts_add_up(tiny: dict[str, Any]) -> None:
         assert size == pytest.approx(parts, abs=len(sizes["weights"]))
 
 
+def test_command_buffers_are_fewer_where_nothing_ends_them(tiny: dict[str, Any]) -> None:
+    for form in tiny["launches"].values():
+        default, wide = form["command_buffers"].values()
+        assert default >= form["total"] / 51
+        assert 1 <= wide < default
+
+
 def test_kernels_launch_less_than_their_twins(tiny: dict[str, Any]) -> None:
     launches = tiny["launches"]
     assert launches["with_every_kernel"]["total"] < launches["with_twins_only"]["total"] / 2
