@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
+from math import prod
 from typing import Protocol
 
 import mlx.core as mx
+import numpy as np
 
 from model.config import QuantSpec
 
@@ -111,7 +114,13 @@ class ExpertLinear:
 
     def __call__(self, x: mx.array, experts: mx.array, *, sorted_indices: bool) -> mx.array:
         """x [..., 1, in] and experts [...] (ids) -> [..., 1, out]."""
-        return mx.gather_mm(x, self.transposed, rhs_indices=experts, sorted_indices=sorted_indices)
+        return mx.gather_mm(
+            x,
+            self.transposed,
+            lhs_indices=_rows(x, experts, sorted_indices),
+            rhs_indices=experts,
+            sorted_indices=sorted_indices,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +139,7 @@ class QuantizedExpertLinear:
             self.weight,
             self.scales,
             self.biases,
+            lhs_indices=_rows(x, experts, sorted_indices),
             rhs_indices=experts,
             transpose=True,
             group_size=self.spec.group_size,
@@ -164,6 +174,19 @@ class SeparateExpertLinears:
     def __call__(self, x: mx.array, experts: mx.array, *, sorted_indices: bool) -> mx.array:
         outputs = [part(x, experts, sorted_indices=sorted_indices) for part in self.parts]
         return mx.concatenate(outputs, axis=-1)
+
+
+def _rows(x: mx.array, experts: mx.array, sorted_indices: bool) -> mx.array | None:
+    """Which row of x each expert multiplies: its own. Of sorted ones mlx wants to know none."""
+    return None if sorted_indices else _own_rows(x.shape[:-2], experts.shape)
+
+
+@lru_cache(maxsize=256)
+def _own_rows(rows: tuple[int, ...], experts: tuple[int, ...]) -> mx.array:
+    """Numbers of the rows, broadcast to the experts; left out, a step would count them each time
+    anew, a launch for every product."""
+    numbers = np.arange(prod(rows), dtype=np.uint32).reshape(rows)
+    return mx.array(np.broadcast_to(numbers, experts))
 
 
 def _view(weight: mx.array) -> mx.array:
