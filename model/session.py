@@ -59,7 +59,8 @@ def stream(
     """Streams an answer. `prompt` is a user's message, a list of messages, or token ids taken as
     they are.
 
-    Raises ValueError for an unknown effort, an empty prompt, or one that does not fit the context.
+    Raises ValueError for an unknown effort, a limit below 1, an empty prompt, or one that does not
+    fit the context.
     """
     thinking, budget = thinking_of(effort)
     if isinstance(prompt, str):
@@ -218,6 +219,8 @@ class Session:
 def _room(model: Model, prompt_tokens: int, max_tokens: int | None) -> int:
     if not prompt_tokens:
         raise ValueError("the prompt is empty")
+    if max_tokens is not None and max_tokens < 1:
+        raise ValueError(f"max_tokens must be at least 1, or None for no limit; got {max_tokens}")
     room = model.context_length - prompt_tokens
     if room < 1:
         raise ValueError(

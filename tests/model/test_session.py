@@ -74,6 +74,8 @@ def test_bad_uses_say_what_is_wrong() -> None:
         Session(demo()).send("hi", effort="huge")
     with pytest.raises(ValueError, match="empty"):
         list(model.stream(demo(), demo().tokenizer, []))
+    with pytest.raises(ValueError, match="at least 1, or None for no limit; got 0"):
+        model.generate(demo(), demo().tokenizer, "hi", max_tokens=0)
     with pytest.raises(ValueError, match="context holds"):
         list(model.stream(demo(), demo().tokenizer, [300] * 131_072))
 
