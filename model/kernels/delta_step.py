@@ -54,15 +54,14 @@ def delta_step(
     channels = conv_tail.shape[-1]
     width = taps.shape[0]
     value_dim, key_dim = recurrent.shape[2:]
-    keys_end = key_heads * key_dim
     inputs, z = mx.split(qkvz, [channels], axis=-1)
     mixed = mx.concatenate([conv_tail, inputs], axis=1)
-    convolved = mixed[:, :1] * taps[0]
+    convolved = mixed[:, :1] * taps[:1]
     for i in range(1, width):
-        convolved = convolved + mixed[:, i : i + 1] * taps[i]
-    q, k, v = mx.split(silu(convolved), [keys_end, 2 * keys_end], axis=-1)
-    q = _unit(q.reshape(B, 1, key_heads, key_dim)) * key_dim**-0.5
-    k = _unit(k.reshape(B, 1, key_heads, key_dim))
+        convolved = convolved + mixed[:, i : i + 1] * taps[i : i + 1]
+    qk, v = mx.split(silu(convolved), [2 * key_heads * key_dim], axis=-1)
+    q, k = mx.split(_unit(qk.reshape(B, 1, 2 * key_heads, key_dim)), 2, axis=2)
+    q = q * key_dim**-0.5
     v = v.reshape(B, 1, value_heads, value_dim).astype(mx.float32)
     a, b = mx.split(in_proj_ab(x), 2, axis=-1)
     beta = mx.sigmoid(b.astype(mx.float32))

@@ -1,0 +1,89 @@
+"""The admission of kernels for one network: which steps they are tried on.
+
+A lone stream after a short prompt, which most requests are, and one after a long context, where
+attention is another kernel: both timed. Three streams together: compared only.
+"""
+
+from __future__ import annotations
+
+import mlx.core as mx
+
+from model.kernel_choice import KernelChoice
+from model.kernels import Kernels
+from model.kernels.admission import Admission, Row, without_kernels
+from model.kernels.candidates import candidates
+from model.kernels.recording import Step
+from model.lane_state import LaneState
+from model.network import Network
+from model.state import TAIL, SequenceState, bucket
+
+PROMPT, LONG = 300, 4000  # tokens
+DECODED = 3  # steps before the recorded one, so that there is a tail
+
+
+def admit(
+    network: Network, choice: KernelChoice, *, on_metal: bool, compiled: bool = True
+) -> tuple[Row, ...]:
+    """Gives the network the kernels that prove themselves now; returns what was found.
+
+    Reads the whole model a few dozen times: a second or two. Call before the first compiled step.
+    """
+    network.kernels = Kernels.plain()
+    if not on_metal or choice == "off":
+        return without_kernels(choice)
+    limit = network.config.max_position_embeddings - TAIL
+    prompt = _prompted(network, min(PROMPT, limit), seed=1)
+    long = prompt.fork()
+    _fill(long, min(LONG, limit))
+    together = [_prompted(network, length, seed=length) for length in (5, 40, 17)]
+    timed = [_step(network, [prompt]), _step(network, [long])]
+    admission = Admission(timed, [_step(network, together)], compiled=compiled)
+    network.kernels, rows = admission.admit(candidates(), choice)
+    return rows
+
+
+def _prompted(network: Network, length: int, seed: int) -> SequenceState:
+    """A sequence after random tokens."""
+    state = SequenceState(network.config, network.dtype)
+    state.reserve(length)
+    key = mx.random.key(seed)
+    tokens = mx.random.randint(0, network.config.vocab_size, (1, length), key=key)
+    hidden, state.layers = network.prefill(tokens, state.layers, 0)
+    state.body_length = length
+    mx.eval(hidden, state.layers.moving(), state.layers.bodies())
+    return state
+
+
+def _fill(state: SequenceState, length: int) -> None:
+    """Random keys and values, as after `length` tokens."""
+    capacity = bucket(length, state.config.max_position_embeddings)
+    for layer, kv in enumerate(state.layers.kv):
+        shape = (1, kv.body_keys.shape[1], capacity, kv.body_keys.shape[3])
+        keys, values = mx.random.split(mx.random.key(layer))
+        kv.body_keys = mx.random.normal(shape, state.dtype, key=keys)
+        kv.body_values = mx.random.normal(shape, state.dtype, key=values)
+    state.body_length = length
+
+
+def _step(network: Network, states: list[SequenceState]) -> Step:
+    """A decode step of all `states` together, after a few others."""
+    lane = LaneState(states)
+    tokens = mx.arange(lane.rows, dtype=mx.int32) % network.config.vocab_size
+
+    def decoded() -> None:
+        tail_length = mx.array(lane.tail_length, mx.int32)
+        hidden, lane.layers = network.step(tokens, lane.layers, lane.lengths(), tail_length)
+        lane.tail_length += 1
+        mx.eval(hidden, lane.layers.moving())
+
+    for _ in range(DECODED):
+        decoded()
+
+    def step(kernels: Kernels) -> None:
+        network.kernels = kernels
+        try:
+            decoded()
+        finally:
+            network.kernels = Kernels.plain()
+
+    return step

@@ -1,0 +1,75 @@
+"""The admission on a real network: the demo's weights, with kernels run on the CPU."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import pytest
+
+from model.checkpoint import load_weights
+from model.config import read_config
+from model.kernel_choice import REGIONS
+from model.kernels import Kernels, admission, probe
+from model.kernels.admission import NO_KERNELS
+from model.kernels.candidates import candidates
+from model.loading import DEMO_FOLDER
+from model.network import Network
+from model.state import SequenceState
+from tests.model.kernels import metal_on_cpu
+from tests.model.kernels.metal_on_cpu import needs_compiler
+
+
+@pytest.fixture(scope="module", params=["float32", "packed"])
+def network(request: pytest.FixtureRequest) -> Network:
+    config = read_config(DEMO_FOLDER)
+    dtype = mx.float32 if request.param == "float32" else mx.bfloat16
+    weights = load_weights(
+        DEMO_FOLDER, config, compute_dtype=dtype, dequantize=request.param == "float32"
+    )
+    return Network(config, weights, dtype, on_gpu=False)
+
+
+def one_step(network: Network) -> mx.array:
+    state = SequenceState(network.config, network.dtype)
+    tokens = mx.array([7], mx.int32)
+    hidden, _ = network.step(tokens, state.layers, mx.array([0], mx.int32), mx.array(0, mx.int32))
+    return hidden.astype(mx.float32)
+
+
+@needs_compiler
+def test_every_kernel_agrees_on_the_demo(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "candidates", lambda: candidates(metal_on_cpu.run))
+    monkeypatch.setattr(admission, "ROUNDS", 1)
+    monkeypatch.setattr(admission, "WON", 1)
+    plain = one_step(network)
+    # By name: on a CPU none is faster.
+    rows = probe.admit(network, REGIONS, on_metal=True, compiled=False)
+    assert [row.name for row in rows] == list(REGIONS)
+    assert all(row.admitted for row in rows), rows
+    assert all(row.twin_us and row.kernel_us for row in rows)
+    limit = 1e-4 if network.dtype == mx.float32 else 2**-5
+    error = mx.abs(one_step(network) - plain).max() / mx.abs(plain).max()
+    assert float(error) < limit
+    rows = probe.admit(network, "auto", on_metal=True, compiled=False)
+    assert not any(row.admitted for row in rows)
+    assert network.kernels == Kernels.plain()
+    assert {row.reason for row in rows} == {"agrees, not faster"}
+
+
+def test_without_metal_or_turned_off_nothing_runs(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network, "step", None)
+    rows = probe.admit(network, "auto", on_metal=False)
+    assert {row.reason for row in rows} == {NO_KERNELS}
+    rows = probe.admit(network, "off", on_metal=True)
+    assert {row.reason for row in rows} == {"turned off"}
+    assert network.kernels == Kernels.plain()
+
+
+def test_a_network_is_as_it_was_when_no_kernel_can_be_built(network: Network) -> None:
+    if mx.metal.is_available():
+        pytest.skip("there is Metal")
+    before = one_step(network)
+    rows = probe.admit(network, "auto", on_metal=True)
+    assert not any(row.admitted for row in rows)
+    assert mx.array_equal(one_step(network), before)
