@@ -39,15 +39,17 @@ def qk_norm_rope(
     q, k, v = mx.split(qkv, split, axis=-1)
     q, gate = mx.split(q.reshape(B, 1, heads, 2 * D), 2, axis=-1)
 
-    def rotated(x: mx.array, weight: mx.array) -> mx.array:
-        """[B, 1, heads, D] -> [B, heads, 1, D]."""
-        x = mx.fast.rms_norm(x, weight, eps).transpose(0, 2, 1, 3)
-        return mx.fast.rope(
-            x, rotary_dims, traditional=False, base=base, scale=1.0, offset=positions
-        )
-
-    q = rotated(q, q_norm)
-    k = rotated(k.reshape(B, 1, kv_heads, D), k_norm)
+    k = k.reshape(B, 1, kv_heads, D)
+    normed = [mx.fast.rms_norm(x, weight, eps) for x, weight in ((q, q_norm), (k, k_norm))]
+    rotated = mx.fast.rope(
+        mx.concatenate(normed, axis=2).transpose(0, 2, 1, 3),
+        rotary_dims,
+        traditional=False,
+        base=base,
+        scale=1.0,
+        offset=positions,
+    )
+    q, k = mx.split(rotated, [heads], axis=1)
     v = v.reshape(B, 1, kv_heads, D).transpose(0, 2, 1, 3)
     return q, gate.reshape(B, 1, -1), k, v
 

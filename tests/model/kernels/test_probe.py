@@ -41,7 +41,7 @@ def test_every_kernel_agrees_on_the_demo(network: Network, monkeypatch: pytest.M
     monkeypatch.setattr(admission, "ROUNDS", 1)
     monkeypatch.setattr(admission, "WON", 1)
     plain = one_step(network)
-    # By name: on a CPU none is faster.
+    # By name: whether they are faster on a CPU says nothing.
     rows = probe.admit(network, REGIONS, on_metal=True, compiled=False)
     assert [row.name for row in rows] == list(REGIONS)
     assert all(row.admitted for row in rows), rows
@@ -49,10 +49,6 @@ def test_every_kernel_agrees_on_the_demo(network: Network, monkeypatch: pytest.M
     limit = 1e-4 if network.dtype == mx.float32 else 2**-5
     error = mx.abs(one_step(network) - plain).max() / mx.abs(plain).max()
     assert float(error) < limit
-    rows = probe.admit(network, "auto", on_metal=True, compiled=False)
-    assert not any(row.admitted for row in rows)
-    assert network.kernels == Kernels.plain()
-    assert {row.reason for row in rows} == {"agrees, not faster"}
 
 
 def test_without_metal_or_turned_off_nothing_runs(
