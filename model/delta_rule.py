@@ -32,15 +32,21 @@ def _per_value_head(x: mx.array, value_heads: int) -> mx.array:
 def recurrent_step(
     q: mx.array, k: mx.array, v: mx.array, log_decay: mx.array, beta: mx.array, state: mx.array
 ) -> tuple[mx.array, mx.array]:
-    """One token (T = 1). Returns the output [B, 1, Hv, Dv] and the new state."""
-    heads = v.shape[2]
-    q = _per_value_head(q, heads).squeeze(1)[..., None]  # [B, Hv, Dk, 1]
-    k = _per_value_head(k, heads).squeeze(1)[..., None, :]  # [B, Hv, 1, Dk]
-    state = state * mx.exp(log_decay.squeeze(1))[..., None, None]
-    recalled = (state * k).sum(axis=-1)
-    delta = (v.squeeze(1) - recalled) * beta.squeeze(1)[..., None]
-    state = state + delta[..., None] * k
-    return (state @ q).squeeze(-1)[:, None], state
+    """One token (T = 1). Returns the output [B, 1, Hv, Dv] and the new state.
+
+    The matrices of the value heads that share a key head are neighbours: one matrix [R·Dv, Dk].
+    """
+    B, _, groups, key_dim = k.shape
+    heads, value_dim = v.shape[2:]
+    stacked = (B, groups, heads // groups * value_dim, key_dim)
+    q, k = q.reshape(B, groups, key_dim, 1), k.reshape(B, groups, key_dim, 1)
+    decay = mx.exp(log_decay).reshape(B, heads, 1)
+    recalled = (state.reshape(stacked) @ k).reshape(B, heads, value_dim) * decay
+    written = (v.squeeze(1) - recalled) * beta.reshape(B, heads, 1)
+    decayed = (state * decay[..., None]).reshape(stacked)
+    state = decayed + written.reshape(B, groups, -1, 1) * k.swapaxes(-1, -2)
+    out = (state @ q).reshape(B, 1, heads, value_dim)
+    return out, state.reshape(B, heads, value_dim, key_dim)
 
 
 def chunked(
