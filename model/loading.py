@@ -21,6 +21,9 @@ from model.decoder import Decoder
 from model.errors import CheckpointError
 from model.generation import Generation
 from model.hub import hub_snapshot
+from model.kernel_choice import KernelChoice
+from model.kernels import probe
+from model.kernels.admission import Row, summary
 from model.lane_state import LaneState
 from model.load_plan import plan_loading
 from model.network import Network
@@ -53,6 +56,7 @@ class Model:
     is_demo: bool
     dequantized: bool
     memory_limit: int
+    kernel_rows: tuple[Row, ...]
 
     @property
     def context_length(self) -> int:
@@ -175,13 +179,14 @@ def load_model(
     *,
     progress: Callable[[int, int], None] | None = None,
     dequantize: bool | None = None,
+    kernels: KernelChoice = "auto",
 ) -> Model:
     """Loads a checkpoint folder, or a hub id (downloaded or from the hub's cache), or None: the
     embedded demo.
 
     `dequantize` defaults to true on a CPU whose memory holds the float32 weights, since quantized
-    products are slow there; `progress(bytes_done, bytes_total)` is called while weights load.
-    Raises CheckpointError.
+    products are slow there; `progress(bytes_done, bytes_total)` is called while weights load;
+    `kernels` says which fused kernels may try to prove themselves. Raises CheckpointError.
     """
     folder = DEMO_FOLDER if path is None else resolve(str(path))
     device = devices.current()
@@ -204,6 +209,8 @@ def load_model(
         log.info("%d vision and MTP tensors set aside", len(weights.set_aside))
     network = Network(config, weights, device.compute_dtype, on_gpu=on_gpu)
     log.info("delta rule: %s", network.delta_rule_choice)
+    rows = probe.admit(network, kernels, on_metal=device.kind == "metal")
+    log.info("kernels: %s", summary(rows))
     is_demo = folder.resolve() == DEMO_FOLDER.resolve()
     return Model(
         name="mxserve-demo" if is_demo else folder_name(folder, path),
@@ -218,6 +225,7 @@ def load_model(
         is_demo=is_demo,
         dequantized=dequantize,
         memory_limit=mx.get_active_memory() + devices.current().memory_available,
+        kernel_rows=rows,
     )
 
 

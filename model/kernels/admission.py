@@ -143,6 +143,15 @@ def without_kernels(choice: KernelChoice) -> tuple[Row, ...]:
     return tuple(Row(name, False, reason) for name in REGIONS)
 
 
+def summary(rows: Sequence[Row]) -> str:
+    """One line for the log."""
+    admitted = [row.name for row in rows if row.admitted]
+    refused = [f"{row.name} ({row.reason})" for row in rows if not row.admitted]
+    if not admitted and len({row.reason for row in rows}) == 1:
+        return rows[0].reason
+    return f"admitted {', '.join(admitted) or 'none'}; not admitted {', '.join(refused) or 'none'}"
+
+
 def _some(calls: Sequence[Call]) -> list[Call]:
     step = max((len(calls) - 1) // (COMPARED - 1), 1)
     return [*calls[:-1:step][: COMPARED - 1], *calls[-1:]]

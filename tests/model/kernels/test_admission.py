@@ -17,6 +17,7 @@ from model.kernels.admission import (
     WON,
     Admission,
     Row,
+    summary,
     without_kernels,
 )
 from model.kernels.metal import UnsupportedError
@@ -285,6 +286,13 @@ def test_a_device_without_kernels_says_so() -> None:
     assert [row.name for row in without_kernels("auto")] == list(REGIONS)
     assert {row.reason for row in without_kernels("auto")} == {NO_KERNELS}
     assert {row.reason for row in without_kernels("off")} == {"turned off"}
+
+
+def test_a_line_for_the_log() -> None:
+    assert summary(without_kernels("auto")) == NO_KERNELS
+    rows = (Row("a", True, "agrees, faster"), Row("b", False, "raised X"), Row("c", True, ""))
+    assert summary(rows) == "admitted a, c; not admitted b (raised X)"
+    assert summary(rows[:1]) == "admitted a; not admitted none"
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,7 @@ def test_every_kernel_agrees_on_the_demo(network: Network, monkeypatch: pytest.M
     monkeypatch.setattr(probe, "candidates", lambda: candidates(metal_on_cpu.run))
     monkeypatch.setattr(admission, "ROUNDS", 1)
     monkeypatch.setattr(admission, "WON", 1)
+    monkeypatch.setattr(probe, "PROMPT", 20)
     plain = one_step(network)
     # By name: whether they are faster on a CPU says nothing.
     rows = probe.admit(network, REGIONS, on_metal=True, compiled=False)
@@ -62,9 +63,12 @@ def test_without_metal_or_turned_off_nothing_runs(
     assert network.kernels == Kernels.plain()
 
 
-def test_a_network_is_as_it_was_when_no_kernel_can_be_built(network: Network) -> None:
+def test_a_network_is_as_it_was_when_no_kernel_can_be_built(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if mx.metal.is_available():
         pytest.skip("there is Metal")
+    monkeypatch.setattr(probe, "PROMPT", 20)
     before = one_step(network)
     rows = probe.admit(network, "auto", on_metal=True)
     assert not any(row.admitted for row in rows)
