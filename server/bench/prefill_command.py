@@ -26,6 +26,13 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument(
         "--sizes", type=numbers, default=SIZES, help="prompt tokens (default: 512,4096,16384)"
     )
+    arguments.add_argument(
+        "--longest",
+        type=float,
+        default=600.0,
+        help="seconds: a size that would take a contender longer, by its speed at the size before, "
+        "is not asked of it (default: 600)",
+    )
     receipt.add_output_flags(arguments)
     return arguments
 
@@ -50,6 +57,7 @@ def main(argv: Sequence[str]) -> int:
         "model": folder.name if folder else "demo",
         "sizes": list(options.sizes),
         "rounds": options.rounds,
+        "longest_s": options.longest,
         "contenders": about,
         "prompts": "random token ids, the same for every contender, new in every round",
         "order": "rounds interleaved: each size is asked of every contender once a round",
@@ -64,20 +72,30 @@ def main(argv: Sequence[str]) -> int:
 
 
 def measure(workers: Sequence[Worker], options: argparse.Namespace) -> Values:
-    """All rounds."""
+    """All rounds. A contender too slow for a size is not asked for it."""
     values, seeds = Values(), itertools.count(int(time.time()))
+    a_token: dict[str, float] = {}  # seconds, at the size before
     for worker in workers:
         worker.ask("prefill", tokens=WARM_UP, seed=0)
     for round_ in range(options.rounds):
         for size in options.sizes:
             seed = next(seeds)
             for worker in turns(workers, round_):
+                expected = size * a_token.get(worker.name, 0.0)
+                if expected > options.longest:
+                    minutes = f"about {expected / 60:,.0f} minutes expected"
+                    values.note(f"{worker.name}, {size:,} tokens: not asked, {minutes}")
+                    continue
                 say(f"round {round_ + 1} of {options.rounds}: {size:,} tokens: {worker.name}")
                 answer = worker.ask("prefill", tokens=size, seed=seed)
-                of = f"of {size:,} tokens"
-                rate = Value(f"prefill {of}", "tok/s", size / answer["seconds"], round_, at=size)
-                values.add(worker.name, rate)
-                peak = answer["peak_bytes"] / MIB
-                memory = Value(f"peak memory {of}", "MiB", peak, round_, at=size)
-                values.add(worker.name, memory)
+                a_token[worker.name] = answer["seconds"] / size
+                _add_prefill(values, worker.name, size, round_, answer)
     return values
+
+
+def _add_prefill(
+    values: Values, name: str, size: int, round_: int, answer: dict[str, float]
+) -> None:
+    of, rate, peak = f"of {size:,} tokens", size / answer["seconds"], answer["peak_bytes"] / MIB
+    values.add(name, Value(f"prefill {of}", "tok/s", rate, round_, at=size))
+    values.add(name, Value(f"peak memory {of}", "MiB", peak, round_, at=size))

@@ -157,6 +157,17 @@ def test_prefill_asks_everybody_the_same_new_prompts(
     assert all(worker.asked[0][1]["tokens"] < 100 for worker in two)  # the first one warms up
 
 
+def test_a_size_that_would_take_too_long_is_not_asked_for(
+    two: list[Scripted], capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--sizes", "100,200", "--rounds", "2", "--longest", "3"]
+    assert main(["prefill", *flags, "--json"]) == 0  # 0.01 and 0.02 s a token at 100
+    receipt = json.loads(capsys.readouterr().out)
+    assert figures(receipt)["prefill of 200 tokens"]["servers"].keys() == {"mxserve"}
+    assert len(receipt["notes"]) == 1
+    assert receipt["notes"][0].startswith("mlx-lm, 200 tokens: not asked")
+
+
 @pytest.mark.parametrize(
     "words",
     [["decode", "--tokens", "0"], ["decode", "--contexts", "0"], ["prefill", "--rounds", "0"]],
