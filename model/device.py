@@ -1,8 +1,9 @@
 """Which device computes, how much memory it has, and which BLAS serves the CPU.
 
 Importing this module makes OpenBLAS's symbols global before mlx is loaded: mlx's Linux wheel
-carries the reference BLAS, which is some ninety times slower. Hence no mlx import comes before
-that, and `model/__init__.py` imports this module first. Knows nothing about models.
+carries the reference BLAS, which is some ninety times slower. On a Mac it sets what mlx reads from
+the environment (command_buffers.py). Hence no mlx import comes before that, and
+`model/__init__.py` imports this module first. Knows nothing about models.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+
+from model import command_buffers
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -59,6 +62,8 @@ def _is_mapped(name: str) -> bool:
 
 
 _BLAS = load_blas()
+# The variables set here, for mlx to read.
+COMMAND_BUFFERS = command_buffers.apply(os.environ, mlx_is_loaded="mlx.core" in sys.modules)
 
 
 @dataclass(frozen=True, slots=True)
