@@ -112,19 +112,21 @@ def reshaped(source: Layout, shape: Shape) -> Layout | None:
             strides.append(sizes[axis] * steps[axis])
             axis += sizes[axis] == 1
         elif n == 1:
-            strides.append(strides[-1])
+            strides.append(strides[-1] if strides else 1)
         else:
             return None
     return replace(source, shape=shape, strides=tuple(strides))
 
 
 def _collapsed(source: Layout) -> tuple[list[int], list[int]]:
-    """Sizes and strides with neighbouring axes joined where they lie one after the other."""
-    sizes, steps = [source.shape[0]], [source.strides[0]]
-    for n, stride in zip(source.shape[1:], source.strides[1:], strict=True):
+    """Sizes and strides with neighbouring axes joined where they lie one after the other, without
+    axes of one element."""
+    sizes: list[int] = []
+    steps: list[int] = []
+    for n, stride in zip(source.shape, source.strides, strict=True):
         if n == 1:
             continue
-        if stride * n == steps[-1]:
+        if sizes and stride * n == steps[-1]:
             sizes[-1] *= n
             steps[-1] = stride
         else:

@@ -40,10 +40,10 @@ class Launches:
         return self.kernels + self.copies
 
 
-def launches(graph: Graph) -> list[Launches]:
-    """Of every node that launches something, in order. Raises ValueError for a primitive whose
-    launches are not known here."""
-    memory = Memory.of(graph)
+def launches(graph: Graph, memory: Memory | None = None) -> list[Launches]:
+    """Of every node that launches something, in order. memory: to be filled with how all arrays
+    lie. Raises ValueError for a primitive whose launches are not known here."""
+    memory = memory or Memory.of(graph)
     found = []
     for node in graph.nodes:
         memory.copies = 0
