@@ -130,6 +130,8 @@ class Model:
         """Compiles the steps that first requests will use, alone and in company."""
         begin = time.monotonic()
         greedy = SamplingParams(temperature=0.0)
+        if self.steps.compiled and not self.on_gpu:  # g++ runs for what no process compiled before
+            report("compiling decode steps; the first time on a machine this takes a while")
         if self.on_gpu:  # compiles a prompt's kernels at their first use
             self.generation(greedy).prefill([0] * max(WARM_UP_LENGTHS))
         filtered = SamplingParams(temperature=1.0, top_p=0.9, top_k=20)
