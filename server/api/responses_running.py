@@ -15,6 +15,7 @@ from server.api.serving import EventSource
 from server.engine.events import Event, Failed, PrefillProgress
 
 _LOOKS = 4  # how often a silence is looked at within the time that it may last
+_UNREAD = 16  # events that wait here; more stay with the engine, which joins them
 
 Keep = Callable[[Json], Awaitable[None]]
 
@@ -48,7 +49,7 @@ class Running:
         self._keep = keep
         self._quiet_s = quiet_s
         self._on_end: Callable[[], None] | None = on_end
-        self._coming: asyncio.Future[Event | None] | None = None
+        self._coming: asyncio.Queue[Event | Exception | None] = asyncio.Queue(_UNREAD)
         self._stopped = False
 
     def stop(self, *, forget: bool = False) -> None:
@@ -58,8 +59,8 @@ class Running:
         self.life.cancel()
         self._stopped = True
         self._source.cancel()
-        if self._coming is not None:
-            self._coming.cancel()
+        if not self._coming.full():  # else its reader is awake
+            self._coming.put_nowait(None)
 
     def cancel(self) -> None:
         """Ends the work behind it; idempotent, never waits."""
@@ -69,7 +70,7 @@ class Running:
             self._on_end = None
 
     async def __aiter__(self) -> AsyncIterator[Event]:
-        async for event in self._with_silences():
+        async for event in self._source if self._quiet_s is None else self._with_silences():
             if isinstance(event, Failed) and self.life.begun and self._quiet_s is not None:
                 # A client that waits for the whole answer gets an error in its place, and no id.
                 self.life.fail(event.error)
@@ -79,19 +80,32 @@ class Running:
 
     async def _kept(self) -> None:
         if self._keep is not None and self.life.final is not None:
-            await self._keep(self.life.final)
+            keep, self._keep = self._keep, None
+            await keep(self.life.final)
 
     async def _with_silences(self) -> AsyncIterator[Event]:
-        events = aiter(self._source)
-        look_s = None if self._quiet_s is None else self._quiet_s / _LOOKS
-        while not self._stopped:
-            coming = self._coming = asyncio.ensure_future(anext(events, None))
-            try:
-                while not (await asyncio.wait({coming}, timeout=look_s))[0]:
-                    yield Silence(0, 0)
-            finally:
-                coming.cancel()
-            event = None if coming.cancelled() else coming.result()
-            if event is None:
-                return
-            yield event
+        tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._look())]
+        try:
+            while not self._stopped and (item := await self._coming.get()) is not None:
+                if isinstance(item, Exception):
+                    raise item
+                yield item
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _read(self) -> None:
+        last: Exception | None = None
+        try:
+            async for event in self._source:
+                await self._coming.put(event)
+        except Exception as error:
+            last = error
+        await self._coming.put(last)
+
+    async def _look(self) -> None:
+        assert self._quiet_s is not None  # noqa: S101 - a stream has it
+        while True:
+            await asyncio.sleep(self._quiet_s / _LOOKS)
+            if self._coming.empty():
+                self._coming.put_nowait(Silence(0, 0))
