@@ -18,8 +18,9 @@ from typing import Any
 import mlx.core as mx
 
 from model.geometry import NAMES, Geometry, named, toy
-from model.launches.counts import Counts, count_compiled, counted
-from model.launches.graph import record
+from model.launches.counts import Counts, command_buffers, count_compiled, counted
+from model.launches.graph import Graph, record
+from model.launches.metal import launches
 from model.launches.stand_ins import StandIns, blank
 
 WARM_CALLS = 3
@@ -30,9 +31,12 @@ WATCHED = (
 )
 
 
-def count_step(geometry: Geometry, *, context: int) -> Counts:
-    """Launches of one decoded token after `context` tokens, layer by layer of a repeating group:
-    mlx-lm decides by a layer's number which kind it is."""
+MLX_LIMITS = {"operations": 50, "megabytes": 50}  # of a command buffer on a Max chip; mlx-lm's too
+
+
+def count_step(geometry: Geometry, *, context: int) -> tuple[Counts, int]:
+    """Launches of one decoded token after `context` tokens, from two repeating groups of layers
+    (mlx-lm decides by a layer's number which kind it is), and command buffers of the whole step."""
     kinds = geometry.config.layer_types
     group = kinds.index("full_attention") + 1
     groups, rest = divmod(len(kinds), group)
@@ -47,7 +51,9 @@ def count_step(geometry: Geometry, *, context: int) -> Counts:
     total = Counter(one)
     for key in one.keys() | two.keys():
         total[key] += (groups - 1) * (two[key] - one[key])
-    return Counter({key: count for key, count in total.items() if count})
+    whole = launches(step.recorded(len(kinds), context, stand_ins))
+    buffers = command_buffers(whole, **MLX_LIMITS)
+    return Counter({key: count for key, count in total.items() if count}), buffers
 
 
 def host_times(geometry: Geometry, count: int, *, context: int) -> list[float]:
@@ -80,6 +86,9 @@ class _Step:
         ]
 
     def counts(self, layers: int, context: int, stand_ins: StandIns) -> Counts:
+        return counted(self.recorded(layers, context, stand_ins), compiled=False)
+
+    def recorded(self, layers: int, context: int, stand_ins: StandIns) -> Graph:
         model, tokens = self.build(layers), mx.array([0], mx.int32)
         stand_ins.watch(self._watch)
 
@@ -87,7 +96,7 @@ class _Step:
             cache = self.cache(model, context)
             return self.call(model, cache, token), [each.state for each in cache]
 
-        return counted(record(step, tokens, stand_ins=stand_ins), compiled=False)
+        return record(step, tokens, stand_ins=stand_ins)
 
     def call(self, model: Any, cache: list[Any], token: mx.array) -> tuple[mx.array, mx.array]:
         """One step: the sampled token and its log probabilities."""
@@ -154,9 +163,9 @@ def main() -> None:
         times = host_times(toy(geometry), options.host, context=options.context)
         print(json.dumps(found | {"microseconds": times}))
         return
-    counts = count_step(geometry, context=options.context)
+    counts, buffers = count_step(geometry, context=options.context)
     table = [[part, kind, count] for (part, kind), count in sorted(counts.items())]
-    print(json.dumps(found | {"launches": table}))
+    print(json.dumps(found | {"launches": table, "command_buffers": buffers}))
 
 
 if __name__ == "__main__":

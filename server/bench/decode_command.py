@@ -68,7 +68,7 @@ def main(argv: Sequence[str]) -> int:
     except BenchError as error:
         return receipt.failed("decode", error)
     except KeyboardInterrupt:
-        return receipt.failed("decode", InterruptedError("stopped")) and 130
+        return receipt.stopped("decode")
     conditions = {
         "model": folder.name if folder else "demo",
         "contexts": list(options.contexts),

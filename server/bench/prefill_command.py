@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
     except BenchError as error:
         return receipt.failed("prefill", error)
     except KeyboardInterrupt:
-        return receipt.failed("prefill", InterruptedError("stopped")) and 130
+        return receipt.stopped("prefill")
     conditions = {
         "model": folder.name if folder else "demo",
         "sizes": list(options.sizes),

@@ -140,3 +140,9 @@ def failed(mode: str, error: Exception) -> int:
     """Says why, and the exit status."""
     print(f"mxserve bench {mode}: {error}", file=sys.stderr)
     return 1
+
+
+def stopped(mode: str) -> int:
+    """The same for Ctrl-C and SIGTERM."""
+    print(f"mxserve bench {mode}: stopped", file=sys.stderr)
+    return 130

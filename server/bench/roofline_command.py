@@ -12,11 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from model import command_buffers
 from model import device as devices
 from model.bytes_read import CONTEXTS, kv_bytes, state_bytes, total_bytes, weight_bytes
+from model.command_buffers import ELEMENTS, OPS
 from model.errors import CheckpointError
 from model.geometry import NAMES, Geometry, named, of_checkpoint, toy
-from model.launches.counts import command_buffers
+from model.launches import counts
 from model.launches.decode import CONTEXT, Case, count_step, whole_step
 from model.measure.bandwidth import measured_bandwidth
 from model.measure.host import host_times
@@ -28,8 +30,11 @@ from server.bench.roofline_report import page
 
 REAL = "qwen3.6-35b-a3b"
 HOST_CALLS = 30
-# MLX_MAX_OPS_PER_BUFFER, MLX_MAX_MB_PER_BUFFER: mlx's own on a Max or Ultra chip, and large ones.
-BUFFER_LIMITS = {"mlx's limits": (50, 50), "1,000 launches, 4,000 MB": (1000, 4000)}
+# Launches and units of 2^20 elements after which a command buffer ends: mlx's on a Max chip, ours.
+BUFFER_LIMITS = {
+    "mlx's limits": (50, 50),
+    "mxserve's": (command_buffers.VALUES[OPS], command_buffers.VALUES[ELEMENTS]),
+}
 ROUNDS = 3
 DECODE_CONTEXT, DECODE_TOKENS = 128, 64
 
@@ -61,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
     except (BenchError, CheckpointError) as error:
         return receipt.failed("roofline", error)
     except KeyboardInterrupt:
-        return receipt.failed("roofline", InterruptedError("stopped")) and 130
+        return receipt.stopped("roofline")
     conditions = {
         "geometry": geometry.name,
         "launches_counted_after_tokens": CONTEXT,
@@ -120,7 +125,7 @@ def _launches(geometry: Geometry, *, kernels: bool) -> dict[str, Any]:
         "total": sum(sum(kinds.values()) for kinds in parts.values()),
         "parts": parts,
         "command_buffers": {
-            name: command_buffers(step, operations=operations, megabytes=megabytes)
+            name: counts.command_buffers(step, operations=operations, megabytes=megabytes)
             for name, (operations, megabytes) in BUFFER_LIMITS.items()
         },
     }

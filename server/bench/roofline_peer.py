@@ -27,6 +27,7 @@ def measured(geometry: str, context: int, host_calls: int) -> dict[str, Any]:
         "version": counted["version"],
         "launches_per_token": sum(count for _, _, count in counted["launches"]),
         "parts": parts,
+        "command_buffers": counted["command_buffers"],
         "host": spread_us(timed["microseconds"]),
     }
 

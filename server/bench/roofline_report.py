@@ -42,7 +42,9 @@ def _launches(found: Mapping[str, Any]) -> str:
     forms = [found["launches"][form]["command_buffers"] for form in (EVERY, TWINS)]
     for limits in forms[0]:
         cells = [f"{form[limits]:,}" for form in forms]
-        cells += ["-"] * (len(columns) - len(cells))
+        if "mlx-lm" in found:  # it leaves mlx's limits as they are
+            its_own = limits == next(iter(forms[0]))
+            cells.append(f"{found['mlx-lm']['command_buffers']:,}" if its_own else "-")
         rows.append([f"command buffers, {limits}", *cells])
     return aligned(rows)
 

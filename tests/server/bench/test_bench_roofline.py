@@ -85,7 +85,11 @@ def test_mlx_lm_stands_beside_it(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = {
-        False: {"version": "9.9", "launches": [["experts", "copy", 7], ["sampler", "sort", 2]]},
+        False: {
+            "version": "9.9",
+            "launches": [["experts", "copy", 7], ["sampler", "sort", 2]],
+            "command_buffers": 5,
+        },
         True: {"version": "9.9", "microseconds": [1.0, 5.0, 3.0]},
     }
     monkeypatch.setattr(roofline_peer, "_run", lambda flags: answers["--host" in flags])
@@ -93,6 +97,7 @@ def test_mlx_lm_stands_beside_it(
     assert main(["roofline", *flags, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["mlx-lm"]
     assert found["launches_per_token"] == 9
+    assert found["command_buffers"] == 5
     assert found["parts"] == {"experts": {"copy": 7}, "sampler": {"sort": 2}}
     assert found["host"] == {"median_us": 3.0, "least_us": 1.0, "most_us": 5.0, "count": 3}
     assert main(["roofline", *flags]) == 0
