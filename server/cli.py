@@ -1,4 +1,4 @@
-"""The command line: `mxserve serve | chat | bench | cache`.
+"""The command line: `mxserve serve | chat | bench | cache | doctor`.
 
 Knows flags and exit statuses; each command's work is in its own module, imported when it runs.
 """
@@ -16,7 +16,12 @@ from typing import NoReturn
 from server import __version__
 
 EXIT_CONFIG = 78  # EX_CONFIG: a restart does not help
-ELSEWHERE = {"chat": "server.chat", "bench": "server.bench", "cache": "server.cache_command"}
+ELSEWHERE = {
+    "chat": "server.chat",
+    "bench": "server.bench",
+    "cache": "server.cache_command",
+    "doctor": "server.doctor",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,6 +70,7 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("chat", help="talk to a model in the terminal", add_help=False)
     commands.add_parser("bench", help="measure a server", add_help=False)
     commands.add_parser("cache", help="list or clear the prompt cache on disk", add_help=False)
+    commands.add_parser("doctor", help="what this machine has and what to do", add_help=False)
     return top
 
 
@@ -79,6 +85,12 @@ def _add_serve_flags(serve: argparse.ArgumentParser) -> None:
     add("--max-batch", metavar="N", help="answers written at the same time (default: 16)")
     add("--target-gap", metavar="S", help="longest wait between two tokens (default: 120ms)")
     add("--deterministic", action="store_true", help="same tokens alone or in a batch; slower")
+    add(
+        "--kernels",
+        metavar="auto|off|NAME,...",
+        help="fused kernels: those that prove right and faster, none, or these if right "
+        "(default: auto; mxserve doctor lists them)",
+    )
     add("--watchdog", metavar="S", help="longest time of one step; then exit 70 (default: 60)")
     add("--cache-bytes", metavar="SIZE", help="prompt cache, 0 is off (default: follows memory)")
     add("--disk-cache", metavar="DIR|off", help="prompt cache on disk (default: per-user folder)")

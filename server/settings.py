@@ -20,6 +20,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from model.kernel_choice import KernelChoice, parse_choice
 from model.thinking import EFFORT_BUDGETS
 from server.engine import EngineSettings
 from server.engine.cache_folder import default_folder
@@ -53,6 +54,7 @@ class Settings(BaseSettings):
     max_batch: int = Field(16, ge=1, le=256)
     target_gap: float = Field(0.120, gt=0, le=60)
     deterministic: bool = False
+    kernels: Annotated[KernelChoice, NoDecode] = "auto"
     watchdog: float = Field(60.0, gt=0)
     cache_bytes: int | None = Field(None, ge=0)
     disk_cache: Path | Literal["off"] | None = None
@@ -124,6 +126,11 @@ class Settings(BaseSettings):
             return value
         return [item.strip() for item in value.split(",") if item.strip()]
 
+    @field_validator("kernels", mode="before")
+    @classmethod
+    def _choice(cls, value: Any) -> Any:
+        return parse_choice(value) if isinstance(value, str) else value
+
     @field_validator("effort_budgets", mode="before")
     @classmethod
     def _budgets(cls, value: Any) -> dict[str, int | None]:
@@ -163,6 +170,7 @@ class Settings(BaseSettings):
             max_batch=self.max_batch,
             target_gap_s=self.target_gap,
             deterministic=self.deterministic,
+            kernels=self.kernels,
             watchdog_s=self.watchdog,
             prompt_cache_bytes=self.cache_bytes,
             disk_cache=self._disk_folder(),

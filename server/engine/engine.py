@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from model.kernel_choice import KernelChoice
 from model.thinking import CLOSING_TEXT
 from server.engine.answer_rules import compiled
 from server.engine.cache_budget import open_cache
@@ -52,6 +53,7 @@ class EngineSettings:
     request_timeout: seconds a request may take when it says nothing; None is no limit.
     closing_text: what ends a thought whose budget is spent.
     deterministic: one kernel shape for every batch, so that results are exactly the same.
+    kernels: which fused kernels may prove themselves.
     watchdog_s: longest time of one step before the engine is dead.
     disk_cache: folder of the cache's disk tier; None is off. disk_cache_bytes: its hard cap.
     """
@@ -65,6 +67,7 @@ class EngineSettings:
     request_timeout: float | None = None
     closing_text: str = CLOSING_TEXT
     deterministic: bool = False
+    kernels: KernelChoice = "auto"
     watchdog_s: float = 60.0
     disk_cache: Path | None = None
     disk_cache_bytes: int = 20 << 30
@@ -182,7 +185,7 @@ class Engine:
         model_functions: Backend | None = None,
     ) -> None:
         self._settings = settings
-        self._backend = model_functions or backend(settings.model, progress)
+        self._backend = model_functions or backend(settings.model, progress, settings.kernels)
         self._worker: Worker | None = None
         self._facts: Facts | None = None
         self._info: ModelInfo | None = None

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from model.kernel_choice import KernelChoice
     from model.sampling import SamplingParams
     from server.engine.request import GenerationRequest
 
@@ -237,10 +238,14 @@ class Backend:
     grammars: Callable[[Any], Grammars]
 
 
-def backend(path: Path | str | None, progress: Callable[[int, int], None] | None) -> Backend:
+def backend(
+    path: Path | str | None,
+    progress: Callable[[int, int], None] | None,
+    kernels: KernelChoice = "auto",
+) -> Backend:
     """The real thing, for the checkpoint at `path` (None: the embedded demo)."""
     return Backend(
-        load=lambda: _load(path, progress),
+        load=lambda: _load(path, progress, kernels),
         turns=_turns,
         turn=_turn,
         encode=_encode,
@@ -249,10 +254,14 @@ def backend(path: Path | str | None, progress: Callable[[int, int], None] | None
     )
 
 
-def _load(path: Path | str | None, progress: Callable[[int, int], None] | None) -> Model:
+def _load(
+    path: Path | str | None,
+    progress: Callable[[int, int], None] | None,
+    kernels: KernelChoice,
+) -> Model:
     from model.loading import load_model
 
-    return load_model(path, progress=progress)
+    return load_model(path, progress=progress, kernels=kernels)
 
 
 def _turns() -> Any:

@@ -7,7 +7,7 @@ from server.settings import DEFAULT_BUDGETS, SettingsError, load_settings
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch):
-    for name in ("HOST", "PORT", "API_KEY", "MODEL", "CONFIG", "DISK_CACHE"):
+    for name in ("HOST", "PORT", "API_KEY", "MODEL", "CONFIG", "DISK_CACHE", "KERNELS"):
         monkeypatch.delenv(f"MXSERVE_{name}", raising=False)
 
 
@@ -72,6 +72,29 @@ def test_what_the_engine_is_told():
     assert (engine.max_batch, engine.max_queue, engine.request_timeout) == (4, 5, 6.0)
     assert (engine.deterministic, engine.watchdog_s) == (True, 7.0)
     assert engine.disk_cache_bytes == 8 * 10**9
+
+
+@pytest.mark.parametrize(
+    ("text", "choice"),
+    [
+        ("auto", "auto"),
+        ("off", "off"),
+        ("delta_step, router_top_k", ("delta_step", "router_top_k")),
+    ],
+)
+def test_kernels(text, choice, monkeypatch):
+    assert load_settings({"kernels": text}).engine().kernels == choice
+    monkeypatch.setenv("MXSERVE_KERNELS", text)
+    assert load_settings().engine().kernels == choice
+
+
+def test_kernels_are_tried_unless_told():
+    assert load_settings().engine().kernels == "auto"
+
+
+def test_a_kernel_that_does_not_exist():
+    with pytest.raises(SettingsError, match=r"kernels: must be auto, off, or of .*'warp'"):
+        load_settings({"kernels": "delta_step,warp"})
 
 
 def test_the_disk_cache_has_a_folder_by_default(tmp_path, monkeypatch):
