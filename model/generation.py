@@ -127,16 +127,19 @@ class Generation:
         other._seed, other._prompt_length = self._seed, self._prompt_length
         tokens = self.row.tokens
         prompt, generated = tokens[: self._prompt_length], tokens[self._prompt_length :]
-        sampler = other._fresh_sampler(prompt)
-        # The step that fed the prompt's last token drew first; the last one's is drawn again.
-        sampler.replay(generated[:-1], draws=len(generated))
-        last = tokens[-1] if generated else prompt[-1]
-        other.row.sampler = sampler
-        other.row.forced.append((last, bool(generated)))
+        if len(prompt) < self._prompt_length:  # its last token waits to be fed; nothing was drawn
+            rest = list(tokens)
+            other.row.sampler = other._fresh_sampler([*tokens, self.row.forced[0][0]])
+        else:
+            rest = tokens[:-1]
+            other.row.sampler = other._fresh_sampler(prompt)
+            # The step that fed the prompt's last token drew first; the last one's is drawn again.
+            other.row.sampler.replay(generated[:-1], draws=len(generated))
+            other.row.forced.append((tokens[-1], bool(generated)))
         other.row.constraint, other.row.top = self.row.constraint, self.row.top
         other.row.accepted = self.row.accepted
         other.row.forced.extend(self.row.forced)
-        return other, tokens[:-1]
+        return other, rest
 
     def _fresh_sampler(self, prompt: list[int]) -> SamplerRow:
         if self._seed is None:

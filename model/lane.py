@@ -93,7 +93,8 @@ class Lane:
         if self._state is None:
             self._gather()
         sampled, found = self._sampled, self._found
-        forced = [row.forced.popleft() if row.forced else None for row in self._rows]
+        # They leave their queue once they are fed: a step that fails takes nothing with it.
+        forced = [row.forced[0] if row.forced else None for row in self._rows]
         fed = self._fed(forced)
         if any(row.constraint is not None or row.top is not None for row in self._rows):
             choose = self._queue_forward(fed)
@@ -119,6 +120,7 @@ class Lane:
                 row.feed(read_tokens[index], generated=True)
                 returned.append(read_tokens[index])
             else:
+                row.forced.popleft()
                 row.feed(token[0], generated=token[1])
                 returned.append(None)
         return returned
