@@ -44,6 +44,7 @@ from server.engine.turn_journal import TurnJournal
 from server.output.parser import OutputParser
 from server.output.plain import PlainText
 
+NOT_FINITE = "The model's output was not finite."
 RECOVERY_CHUNK = 256
 SCORED_CHUNK = 128  # logits of all its places are held at once
 
@@ -196,7 +197,7 @@ class Running:
         """The next token of one of `rows`; -1 for logits that were not finite. Returns whether that
         row is done with it."""
         if token < 0:
-            raise StepFailed("The model's output was not finite.")
+            raise StepFailed(NOT_FINITE)
         choice = self._choices[generation]
         answer = choice.answer
         first = choice.first_token_at is None
@@ -270,7 +271,7 @@ class Running:
             closing=self._shop.closing,
         )
         raw = request.prompt is not None
-        tools = None if request.tool_choice.mode == "none" else request.tools
+        tools = request.callable_tools
         parser = (
             PlainText(request.stop)
             if raw

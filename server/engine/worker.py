@@ -31,7 +31,7 @@ from server.engine.job import Job
 from server.engine.memory_room import is_memory_error, make_room
 from server.engine.ports import Backend, Facts, Grammars
 from server.engine.prompt_cache import PromptCache
-from server.engine.running import Running, Workshop
+from server.engine.running import NOT_FINITE, Running, Workshop
 from server.engine.scheduler import Admit, Prefill, Scheduler, Turn
 from server.engine.turn_journal import JOURNAL, TurnJournal
 
@@ -359,6 +359,10 @@ class Worker:
         running = self._running[job]
         try:
             fed = running.prefill(min(tokens, self._chunk_limits.get(job, tokens)))
+        except FloatingPointError as error:  # the prompt's fault, not the device's
+            log.error("request %s failed: %s", job.id, error)
+            self._fail(job, StepFailed(NOT_FINITE))
+            return 0
         except Exception as error:
             if not is_memory_error(error) or job in self._chunk_limits:
                 raise

@@ -203,6 +203,9 @@ class Generation:
 
     def recovered(self) -> tuple[Generation, list[int]]:
         other = Generation(self.model, SimpleNamespace(seed=self.seed))
+        if self.first is not None:  # nothing was fed yet
+            other.first = self.first
+            return other, self.keys
         other.first = self.keys[-1]
         return other, self.keys[:-1]
 

@@ -143,6 +143,21 @@ def test_logits_that_are_not_finite_fail_the_request_and_are_never_cached(lab: A
     lab.run(check)
 
 
+def test_a_prompt_whose_state_is_not_finite_fails_as_often_as_it_is_sent(lab: Any):
+    """It says nothing against the device: no self-test, and no end after the second time."""
+
+    async def check(engine: Engine) -> None:
+        for _ in range(3):
+            lab.model.snapshot_fault = FloatingPointError("the recurrent state is not finite")
+            told = await lab.ask(engine, "say poison")
+            assert isinstance(told.error, StepFailed)
+            assert engine.health().cache_entries == 0
+        assert lab.model.self_tests == 0
+        assert (await lab.ask(engine, "say poison")).content == "poison"
+
+    lab.run(check)
+
+
 def test_a_bad_row_leaves_the_rest_of_its_step_alone(lab: Any):
     async def check(engine: Engine) -> None:
         lab.model.gate.clear()
