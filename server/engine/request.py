@@ -110,6 +110,15 @@ class GenerationRequest:
         plain = self.prompt is None and not self.continue_final
         return plain and self.thinking.enabled and self.thinking.budget != 0
 
+    @property
+    def callable_tools(self) -> list[dict[str, Any]]:
+        """Those of the tools that the choice leaves."""
+        choice = self.tool_choice
+        if choice.mode == "none":
+            return []
+        tools = self.tools or []
+        return [t for t in tools if choice.names is None or t["function"]["name"] in choice.names]
+
     def check(self) -> None:
         """Raises InvalidRequest naming the first field the engine cannot run."""
         if not self.messages and self.prompt is None:
