@@ -2,11 +2,10 @@
 
 Formulas: p = softmax(W_g x) over all experts in float32, the k largest renormalised; the shared
 expert is weighted by a sigmoid gate of its own (transformers' `modeling_qwen3_5_moe`). Where the
-shared expert is stored like the routed ones, it is expert number E of the same matrices, chosen by
-every token (joining.py).
+shared expert is stored like the routed ones, it is expert number E of the same matrices
+(joining.py), which in a step every token chooses.
 
-Shapes: B sequences, T tokens, N = B·T, E experts, k experts per token, with the shared one where it
-is one of them, I expert width.
+Shapes: B sequences, T tokens, N = B·T, E experts, k experts per token, I expert width.
 """
 
 from __future__ import annotations
@@ -17,8 +16,12 @@ from model.activations import silu
 from model.config import ModelConfig
 from model.kernels import Kernels
 from model.quantized import (
+    AnyExpertLinear,
+    AnyLinear,
     ArraySource,
     ExpertLinear,
+    SeparateExpertLinears,
+    SeparateLinears,
     expert_linear,
     expert_linears,
     is_stored,
@@ -30,36 +33,26 @@ from model.quantized import (
 SORT_FROM = 8
 
 
-class SharedExpert:
-    """The shared expert as a feed-forward network of its own."""
-
-    def __init__(self, source: ArraySource, path: str):
-        self.gate_up = linears(
-            source, f"{path}.gate_up_proj", f"{path}.gate_proj", f"{path}.up_proj"
-        )
-        self.down = linear(source, f"{path}.down_proj")
-
-    def __call__(self, tokens: mx.array, gate: mx.array) -> mx.array:
-        """tokens [N, hidden], gate [N, 1] before its sigmoid -> [N, hidden]."""
-        return self.down(_swiglu(self.gate_up(tokens))) * mx.sigmoid(gate)
-
-
 class Experts:
-    """One mixture-of-experts block. `shared` is None where its expert is one of the others."""
+    """One mixture-of-experts block. `joined`: the shared expert is one of the others in a step."""
 
     def __init__(self, config: ModelConfig, source: ArraySource, path: str, *, on_gpu: bool):
         self.per_token = config.num_experts_per_tok
         self.on_gpu = on_gpu
         self.gates = linears(source, f"{path}.gates", f"{path}.gate", f"{path}.shared_expert_gate")
-        together, routed = f"{path}.experts", f"{path}.switch_mlp"
-        self.shared: SharedExpert | None = None
-        if not is_stored(source, f"{together}.gate_up_proj"):
-            self.shared = SharedExpert(source, f"{path}.shared_expert")
-            together = routed
-        self.gate_up = expert_linears(
-            source, f"{together}.gate_up_proj", f"{routed}.gate_proj", f"{routed}.up_proj"
-        )
-        self.down = expert_linear(source, f"{together}.down_proj")
+        self.gate_up: AnyExpertLinear | SeparateExpertLinears
+        self.shared_gate_up: AnyLinear | SeparateLinears
+        self.joined = is_stored(source, f"{path}.experts.gate_up_proj")
+        if self.joined:
+            gate_up = expert_linear(source, f"{path}.experts.gate_up_proj")
+            self.gate_up, self.down = gate_up, expert_linear(source, f"{path}.experts.down_proj")
+            self.shared_gate_up = gate_up.of(config.num_experts)
+            self.shared_down = self.down.of(config.num_experts)
+        else:
+            self.gate_up = expert_linears(source, *_gate_up(f"{path}.switch_mlp"))
+            self.down = expert_linear(source, f"{path}.switch_mlp.down_proj")
+            self.shared_gate_up = linears(source, *_gate_up(f"{path}.shared_expert"))
+            self.shared_down = linear(source, f"{path}.shared_expert.down_proj")
 
     def step(self, x: mx.array, residual: mx.array, kernels: Kernels) -> mx.array:
         """One token of each row: x and residual [B, 1, hidden] -> residual + experts(x).
@@ -67,9 +60,12 @@ class Experts:
         Nothing is read back, as a compiled step needs.
         """
         tokens, rest = x.reshape(-1, x.shape[-1]), residual.reshape(-1, x.shape[-1])
-        experts, weights, shared = self._route(tokens, kernels)
-        if shared is not None:
-            rest = rest + shared
+        logits = self.gates(tokens)
+        if self.joined:
+            experts, weights = kernels.router_top_k(logits, self.per_token, shared=True)
+        else:
+            experts, weights = kernels.router_top_k(logits[:, :-1], self.per_token)
+            rest = rest + self._shared(tokens, logits[:, -1:])
         gate_up = self.gate_up(mx.expand_dims(tokens, (1, 2)), experts, sorted_indices=False)
         out = kernels.expert_down(gate_up.squeeze(-2), self.down, experts, weights, rest)
         return out.reshape(x.shape)
@@ -77,7 +73,8 @@ class Experts:
     def prefill(self, x: mx.array, kernels: Kernels) -> mx.array:
         """Any number of tokens: x [B, T, hidden] -> [B, T, hidden]."""
         tokens = x.reshape(-1, x.shape[-1])
-        experts, weights, shared = self._route(tokens, kernels)
+        logits = self.gates(tokens)
+        experts, weights = kernels.router_top_k(logits[:, :-1], self.per_token)
         if tokens.shape[0] < SORT_FROM:
             routed = self._gathered(tokens, experts)
         elif not self.on_gpu and isinstance(self.gate_up, ExpertLinear):
@@ -85,18 +82,11 @@ class Experts:
         else:
             routed = self._sorted(tokens, experts)
         out = (routed * weights.astype(x.dtype)[..., None]).sum(axis=1)
-        return (out if shared is None else out + shared).reshape(x.shape)
+        return (out + self._shared(tokens, logits[:, -1:])).reshape(x.shape)
 
-    def _route(
-        self, tokens: mx.array, kernels: Kernels
-    ) -> tuple[mx.array, mx.array, mx.array | None]:
-        """[N, hidden] -> expert ids [N, k], their weights [N, k] float32, and what the shared
-        expert adds [N, hidden] where it is none of them."""
-        logits = self.gates(tokens)
-        if self.shared is None:
-            return *kernels.router_top_k(logits, self.per_token, shared=True), None
-        experts, weights = kernels.router_top_k(logits[:, :-1], self.per_token)
-        return experts, weights, self.shared(tokens, logits[:, -1:])
+    def _shared(self, tokens: mx.array, gate: mx.array) -> mx.array:
+        """What the shared expert says of tokens [N, hidden], given its gate [N, 1]."""
+        return self.shared_down(_swiglu(self.shared_gate_up(tokens))) * mx.sigmoid(gate)
 
     def _feed_forward(self, x: mx.array, experts: mx.array, *, sorted_indices: bool) -> mx.array:
         """x [..., 1, hidden], experts [...] -> [..., 1, hidden]."""
@@ -142,3 +132,8 @@ def _swiglu(gate_up: mx.array) -> mx.array:
     """[..., 2·I], gate and then up -> [..., I]."""
     gate, up = mx.split(gate_up, 2, axis=-1)
     return silu(gate) * up
+
+
+def _gate_up(path: str) -> tuple[str, str, str]:
+    """Module paths of gate and up as one matrix, and as two."""
+    return f"{path}.gate_up_proj", f"{path}.gate_proj", f"{path}.up_proj"

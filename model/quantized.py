@@ -122,6 +122,10 @@ class ExpertLinear:
             sorted_indices=sorted_indices,
         )
 
+    def of(self, expert: int) -> Linear:
+        """The map of one expert, in the same memory."""
+        return Linear(self.weight[expert])
+
 
 @dataclass(frozen=True, slots=True)
 class QuantizedExpertLinear:
@@ -147,6 +151,12 @@ class QuantizedExpertLinear:
             mode=self.spec.mode,
             sorted_indices=sorted_indices,
         )
+
+    def of(self, expert: int) -> QuantizedLinear:
+        """The map of one expert, in the same memory."""
+        biases = None if self.biases is None else self.biases[expert]
+        mx.eval(parts := (self.weight[expert], self.scales[expert], biases))
+        return QuantizedLinear(*parts, self.spec)
 
 
 AnyLinear = Linear | QuantizedLinear
