@@ -60,7 +60,7 @@ bench: setup  ## speed of this machine; ARGS="--vs mlx-lm" compares
 demo-train:  ## trains model/demo/checkpoint anew: two to three hours on two cores
 	test -x .venv-train/bin/python || $(PYTHON) -m venv .venv-train
 	.venv-train/bin/python -m pip install --disable-pip-version-check -q --require-hashes -r requirements.lock
-	.ci/install-torch .venv-train/bin/python "torch>=2.13" "numpy>=2.3"
+	.ci/install-torch .venv-train/bin/python torch==2.13.0 "numpy>=2.3"
 	.venv-train/bin/python -u -m model.demo.train $(ARGS)
 
 lock:  ## writes both lock files anew from pyproject.toml (ARGS=--upgrade for newer versions)
