@@ -82,20 +82,18 @@ class Attention:
         """One token of each row x [B, 1, hidden]. `body_lengths` int32 [B] and `tail_length`, an
         int32 scalar, are arrays: mx.compile would bake an int into the graph.
         """
-        q, gate, k, v = kernels.qk_norm_rope(
+        q, gate, tail_keys, tail_values = kernels.qk_norm_rope(
             self.qkv_proj(x),
             self.q_norm,
             self.k_norm,
             self.eps,
-            body_lengths + tail_length,
+            kv.tail_keys,
+            kv.tail_values,
+            body_lengths,
+            tail_length,
             self.rotary_dims,
             self.rope_theta,
-            self.heads,
-            self.kv_heads,
         )
-        start = tail_length.reshape(1)
-        tail_keys = mx.slice_update(kv.tail_keys, k, start, axes=(2,))
-        tail_values = mx.slice_update(kv.tail_values, v, start, axes=(2,))
         attended = kernels.decode_attention(
             q,
             kv.body_keys,

@@ -69,11 +69,12 @@ class QkNormRope(Protocol):
         q_norm: mx.array,
         k_norm: mx.array,
         eps: float,
-        positions: mx.array,
+        tail_keys: mx.array,
+        tail_values: mx.array,
+        body_lengths: mx.array,
+        tail_length: mx.array,
         rotary_dims: int,
         base: float,
-        heads: int,
-        kv_heads: int,
     ) -> tuple[mx.array, mx.array, mx.array, mx.array]: ...
 
 

@@ -100,18 +100,20 @@ class HeadSizes:
 
 
 def qk_norm_rope(
-    draw: Draw, rows: int, sizes: HeadSizes, rotary_dims: int, last: int = 4000
+    draw: Draw, rows: int, sizes: HeadSizes, rotary_dims: int, *, last: int = 4000, tail: int = 20
 ) -> Arguments:
+    K, D = sizes.kv_heads, sizes.dim
     return {
-        "qkv": draw.normal(rows, 1, 2 * (sizes.heads + sizes.kv_heads) * sizes.dim),
-        "q_norm": draw.gain(sizes.dim),
-        "k_norm": draw.gain(sizes.dim),
+        "qkv": draw.normal(rows, 1, 2 * (sizes.heads + K) * D),
+        "q_norm": draw.gain(D),
+        "k_norm": draw.gain(D),
         "eps": EPS,
-        "positions": draw.integers(0, last, rows),
+        "tail_keys": draw.normal(rows, K, tail, D),
+        "tail_values": draw.normal(rows, K, tail, D),
+        "body_lengths": draw.integers(0, last, rows),
+        "tail_length": draw.integers(0, tail - 1, 1)[0],
         "rotary_dims": rotary_dims,
         "base": 1e7,
-        "heads": sizes.heads,
-        "kv_heads": sizes.kv_heads,
     }
 
 

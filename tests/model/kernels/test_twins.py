@@ -107,7 +107,8 @@ def test_qk_norm_rope(rotary_dims: int) -> None:
     q_gate = qkv[:, : 2 * H * D].reshape(3, H, 2, D)
     keys, values = qkv[:, 2 * H * D :].reshape(3, 2, K, D).swapaxes(0, 1)
     half = rotary_dims // 2
-    angles = f64(args["positions"])[:, None] * 1e7 ** (-np.arange(half) / half)
+    place = int(args["tail_length"])
+    angles = (f64(args["body_lengths"]) + place)[:, None] * 1e7 ** (-np.arange(half) / half)
     cos, sin = np.cos(angles)[:, None], np.sin(angles)[:, None]
 
     def rotated(x: np.ndarray, weight: mx.array) -> np.ndarray:
@@ -116,11 +117,14 @@ def test_qk_norm_rope(rotary_dims: int) -> None:
         parts = [first * cos - second * sin, second * cos + first * sin, rest]
         return np.concatenate(parts, axis=-1)[:, :, None]
 
-    q, gate, k, v = TWINS.qk_norm_rope(**args)
+    q, gate, tail_keys, tail_values = TWINS.qk_norm_rope(**args)
     assert close(q, rotated(q_gate[:, :, 0], args["q_norm"]))
     assert close(gate, q_gate[:, :, 1].reshape(3, 1, H * D))
-    assert close(k, rotated(keys, args["k_norm"]))
-    assert close(v, values[:, :, None])
+    want_keys, want_values = f64(args["tail_keys"]), f64(args["tail_values"])
+    want_keys[:, :, place] = rotated(keys, args["k_norm"])[:, :, 0]
+    want_values[:, :, place] = values
+    assert close(tail_keys, want_keys)
+    assert close(tail_values, want_values)
 
 
 @pytest.mark.parametrize("capacity", [0, 24])
