@@ -27,7 +27,7 @@ from server.bench.workloads import Measurement
 DEFAULT_SIZES = (128, 928, 3000)
 MODES = {
     name: f"server.bench.{name}_command"
-    for name in ("serve", "replay", "decode", "prefill", "roofline", "all")
+    for name in ("serve", "replay", "decode", "prefill", "roofline", "grammars", "all")
 }
 
 
@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
         description="Measures time to first token, prefill, decode and the model card's own chat. "
         "`mxserve bench serve` measures many streams at once, `replay` the prompt cache, `decode` "
         "and `prefill` the engine without HTTP, `roofline` what a token costs and what the memory "
-        "allows, `all` everything; each has its own --help.",
+        "allows, `grammars` what schemas cost, `all` everything; each has its own --help.",
     )
     arguments.add_argument(
         "--url", help="measure the server at this address instead of starting one"

@@ -284,6 +284,7 @@ def _grammars(model: Any) -> Grammars:
         (model.folder / "tokenizer.json").read_text(encoding="utf-8"),
         vocab_size=model.config.vocab_size,
         eos=model.config.generation.eos_token_ids[0],
+        ends=model.config.generation.eos_token_ids,
         think_end=tokenizer.token_id("</think>"),
         call_start=tokenizer.token_id("<tool_call>"),
         call_end=tokenizer.token_id("</tool_call>"),

@@ -12,6 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import isfinite
 from typing import Any, NoReturn
 
+from .schema_facts import target
+from .schema_values import allows, kind_of
+
 _KINDS = ("string", "integer", "number", "boolean", "null", "array", "object")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -35,7 +38,7 @@ class ToolSchemas:
 
     def only_text(self, name: str, key: str) -> bool:
         """Whether the argument `key` of `name` can be nothing but a string."""
-        return _kinds(*self._schema(name, key)) == {"string"}
+        return kinds_of(*self._schema(name, key)) == {"string"}
 
     def value_json(self, name: str, key: str, text: str) -> str:
         """The argument `key` of `name`, written as `text`, as JSON of the type its schema names."""
@@ -58,16 +61,19 @@ def json_text(value: object) -> str:
 
 def typed(text: str, schema: object, root: Mapping[str, Any]) -> Any:
     """`text` as a value that `schema` allows, else the string it is; `root` holds the `$ref`s."""
-    kinds = _kinds(schema, root)
+    kinds = kinds_of(schema, root)
     if "string" not in kinds:
         return _fitting(text, kinds or set(_KINDS), text)
     others = kinds - {"string"}
     value = _fitting(text, others, text)
-    # Where text and something else are both allowed, only the other's own spelling is taken for it.
-    return value if _spelling(value) == text else text
+    # Where text and something else are both allowed, only the other's own spelling is taken for it,
+    # and only where it is one of the others that are allowed.
+    if isinstance(value, str) or _spelling(value) != text:
+        return text
+    return value if not isinstance(schema, Mapping) or allows(schema, value, root) else text
 
 
-def _kinds(schema: object, root: Mapping[str, Any]) -> set[str]:
+def kinds_of(schema: object, root: Mapping[str, Any]) -> set[str]:
     """The JSON types that a schema names, through unions, enums and local references."""
     kinds: set[str] = set()
     seen: set[int] = set()  # references may lead to the same schema often, or in a circle
@@ -83,7 +89,7 @@ def _kinds(schema: object, root: Mapping[str, Any]) -> set[str]:
             waiting.extend(members if isinstance(members, Sequence) else ())
         reference = schema.get("$ref")
         if isinstance(reference, str):
-            waiting.append(_resolve(reference, root))
+            waiting.append(target(reference, root))
     return kinds
 
 
@@ -97,20 +103,11 @@ def _named(schema: Mapping[str, Any]) -> Iterator[str]:
     else:
         allowed = schema.get("enum") or ([schema["const"]] if "const" in schema else [])
         if isinstance(allowed, Sequence):
-            yield from map(_kind_of, allowed)
+            yield from map(kind_of, allowed)
         if "properties" in schema:
             yield "object"
         if "items" in schema:
             yield "array"
-
-
-def _resolve(reference: str, root: Mapping[str, Any]) -> object:
-    target: object = root
-    if not reference.startswith("#/"):
-        return None
-    for part in reference[2:].split("/"):
-        target = target.get(part) if isinstance(target, Mapping) else None
-    return target
 
 
 def _fitting(text: str, kinds: set[str], default: str) -> Any:
@@ -124,30 +121,12 @@ def _fitting(text: str, kinds: set[str], default: str) -> Any:
         value = json.loads(bare, parse_constant=_not_json, parse_float=_finite)
     except (ValueError, RecursionError):
         return default
-    kind = _kind_of(value)
+    kind = kind_of(value)
     if kind in kinds or (kind == "integer" and "number" in kinds):
         return value
     if kind == "number" and "integer" in kinds and value.is_integer():
         return int(value)
     return default
-
-
-def _kind_of(value: object) -> str:
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return "boolean"
-        case int():
-            return "integer"
-        case float():
-            return "number"
-        case str():
-            return "string"
-        case Mapping():
-            return "object"
-        case _:
-            return "array"
 
 
 def _spelling(value: Any) -> str:

@@ -7,7 +7,6 @@ text is told apart afterwards.
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -15,12 +14,11 @@ from typing import Any, Protocol
 
 import llguidance
 
+from .compiled_cache import CompiledCache, told
 from .tool_call_grammar import CallMachine, ToolGrammars
-from .vocabulary import Mask, Vocabulary
+from .vocabulary import Mask
 
 log = logging.getLogger(__name__)
-
-_TAIL = 300  # bytes of text looked back at for the head of a call
 
 
 class Grammar(Protocol):
@@ -60,7 +58,7 @@ class Plan:
     call_start, call_end, think_end: ids."""
 
     rules: OutputRules
-    vocabulary: Vocabulary
+    cache: CompiledCache
     calls: ToolGrammars | None
     answer: llguidance.LLMatcher | None
     gap: llguidance.LLMatcher
@@ -74,12 +72,9 @@ class Plan:
         return self.rules.tool_mode == "required" and self.calls is not None
 
     @property
-    def head(self) -> re.Pattern[bytes] | None:
-        """Matches what begins a call whose tag was forgotten."""
-        if self.calls is None:
-            return None
-        names = b"|".join(re.escape(name.encode()) for name in self.calls.tools)
-        return re.compile(rb"<function=(" + names + rb")>")
+    def must_answer(self) -> bool:
+        """Whether something has to follow a thought."""
+        return self.answer is not None or self.must_call
 
 
 class _Place(Enum):
@@ -103,7 +98,7 @@ class Constraint:
     def __init__(self, plan: Plan) -> None:
         self.failure: str | None = None
         self._plan = plan
-        self._head = plan.head
+        self._vocabulary = plan.cache.vocabulary
         self._tail = b""
         self._matcher: llguidance.LLMatcher | None = None
         self._call: CallMachine | None = None
@@ -124,7 +119,7 @@ class Constraint:
             self._accept(token)
         except Exception as error:
             log.exception("a grammar failed")
-            self.failure = f"{type(error).__name__} in a grammar"
+            self._fail(f"{type(error).__name__} in a grammar")
 
     def mask(self) -> Mask | None:
         """The tokens that may follow, None for all."""
@@ -134,17 +129,21 @@ class Constraint:
             mask = self._mask()
         except Exception as error:
             log.exception("a grammar failed")
-            self.failure = f"{type(error).__name__} in a grammar"
+            self._fail(f"{type(error).__name__} in a grammar")
             return None
         if mask is not None and not mask.any():
-            self.failure = "no token is allowed"
+            self._fail("no token is allowed")
         return mask if self.failure is None else None
+
+    def _fail(self, text: str) -> None:
+        self.failure = self.failure or text
+        self._plan.cache.forget()
 
     # -- what follows what
 
     def _accept(self, token: int) -> None:
         plan = self._plan
-        if token == plan.vocabulary.eos:
+        if token in self._vocabulary.ends:
             self._place = _Place.END
             return
         at_start = not (self._place is _Place.ANSWER and self._begun)
@@ -153,10 +152,11 @@ class Constraint:
             return
         match self._place:
             case _Place.THOUGHT if token == plan.think_end:
+                self._tail = b""
                 self._after_thought(opened=False)
             case _Place.GAP if self._consume(token):
                 self._after_gap()
-            case _Place.TEXT:
+            case _Place.TEXT | _Place.THOUGHT:
                 self._look_for_head(token)
             case _Place.CALL:
                 self._accept_call(token)
@@ -168,11 +168,12 @@ class Constraint:
                 pass
 
     def _mask(self) -> Mask | None:
-        plan = self._plan
-        vocabulary = plan.vocabulary
+        plan, vocabulary = self._plan, self._vocabulary
         if plan.rules.tool_mode == "none" and plan.answer is None:
-            return vocabulary.all_but(plan.call_start) if plan.rules.tools else None
+            return vocabulary.all_but([plan.call_start]) if plan.rules.tools else None
         match self._place:
+            case _Place.THOUGHT if plan.must_answer:
+                return vocabulary.all_but(vocabulary.ends)
             case _Place.THOUGHT | _Place.TEXT:
                 return None
             case _Place.MUST_CALL:
@@ -184,7 +185,7 @@ class Constraint:
             case _Place.GAP | _Place.ANSWER if self._matcher is not None:
                 allowed = vocabulary.allowed(self._matcher)
                 if self._matcher.is_error():
-                    self.failure = self._matcher.get_error()[:200]
+                    self._fail(told(self._matcher))
                 if self._place is _Place.ANSWER and not self._begun and plan.calls is not None:
                     return allowed | vocabulary.mask([plan.call_start])
                 return allowed
@@ -194,10 +195,11 @@ class Constraint:
     def _consume(self, token: int) -> bool:
         """Moves the matcher on; whether it is at its end."""
         if self._matcher is None or not self._matcher.consume_token(token):
-            self.failure = "a token was fed that the grammar does not allow"
+            why = "" if self._matcher is None else told(self._matcher)
+            self._fail(why or "a token was fed that the grammar does not allow")
             return False
         if self._matcher.is_error():
-            self.failure = self._matcher.get_error()[:200]
+            self._fail(told(self._matcher))
         return self._matcher.is_stopped()
 
     def _after_thought(self, *, opened: bool) -> None:
@@ -227,7 +229,7 @@ class Constraint:
             return
         self._call.accept(token)
         if self._call.failure is not None:
-            self.failure = self._call.failure
+            self._fail(self._call.failure)
         elif self._call.done:
             self._call = None
             rules = self._plan.rules
@@ -237,14 +239,18 @@ class Constraint:
                 self._place = _Place.BESIDE if self._plan.must_call else _Place.TEXT
 
     def _look_for_head(self, token: int) -> None:
-        """A call may begin without its tag: from there on it is a call all the same."""
-        if self._head is None:
+        """A call may begin without its tag, or with one that is spelled, even in a thought: from
+        there on it is a call all the same."""
+        calls = self._plan.calls
+        if calls is None:
             return
-        self._tail = (self._tail + self._plan.vocabulary.text(token))[-_TAIL:]
-        found = self._head.search(self._tail)
+        text = self._vocabulary.text(token)
+        self._tail = (self._tail + text)[-calls.longest_head :] if text else b""
+        pattern = calls.tagged if self._place is _Place.THOUGHT else calls.untagged
+        found = pattern.search(self._tail)
         if found is None:
             return
         rest = self._tail[found.end() :]
         self._enter_call(found[1].decode())
-        for part in self._plan.vocabulary.tokens(rest) if rest else ():
+        for part in self._vocabulary.tokens(rest) if rest else ():
             self._accept_call(part)

@@ -24,13 +24,12 @@ from .events import (
     ToolCallStart,
 )
 from .stop_strings import StopMatcher
-from .tool_call import ToolCallReader
+from .tool_call import HEAD_ROOM, ToolCallReader
 
 _THINK, _THINK_END, _CALL = "<think>", "</think>", "<tool_call>"
 _TAGS = (_THINK, _THINK_END, _CALL, "</tool_call>", "<|im_start|>", "<|im_end|>", "<|endoftext|>")
 _FUNCTION = "<function="
-_FUNCTION_HEAD = re.compile(r"\s*<function=([^<>\n]*)>")
-_MAX_HEAD = 256
+_FUNCTION_HEAD = re.compile(r"\s*<function=[ \t]*([^<>\n]*?)[ \t]*>", re.ASCII)
 
 
 class _State(Enum):
@@ -45,8 +44,8 @@ class OutputParser:
     """Parses one answer.
 
     `thinking`: the text begins inside the think block, which the generation prompt left open.
-    `stop`: strings that end the answer, looked for in the content only. `tools`: those offered;
-    without any, a call's text is content without its tags.
+    `stop`: strings that end the answer, looked for in the content only. `tools`: those that may be
+    called; the text of any other call is content without its tags.
     """
 
     def __init__(
@@ -63,6 +62,7 @@ class OutputParser:
             state: re.compile("|".join(map(re.escape, tags))) for state, tags in self._tags.items()
         }
         self._longest = max(map(len, self._tags[_State.CONTENT]))
+        self._longest_head = HEAD_ROOM + max(map(len, self._schemas.names), default=0)
         self._state = _State.REASONING if thinking else _State.CONTENT
         self._interrupted = self._state
         self._pending = ""
@@ -161,14 +161,14 @@ class OutputParser:
             self._drop_tag()
 
     def _head_step(self, at: int) -> int | None:
-        """`<tool_call>` is a call only if a function follows; else the text goes on without it."""
-        head = self._pending[at : at + _MAX_HEAD]
+        """`<tool_call>` is a call only if a tool's head follows; else text goes on without it."""
+        head = self._pending[at : at + self._longest_head]
         found = _FUNCTION_HEAD.match(head)
-        if found and (name := found.group(1).strip()):
+        if found and found[1] in self._schemas.names:
             self._state = self._interrupted
-            self._open_call(name)
+            self._open_call(found[1])
             return at + found.end()
-        if len(head) < _MAX_HEAD and _begins_function(head):
+        if not found and len(head) < self._longest_head and _begins_function(head):
             return None
         self._state = self._interrupted
         self._drop_tag()

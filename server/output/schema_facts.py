@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import unquote
 
 Schema = Mapping[str, Any] | bool
 
@@ -20,21 +21,47 @@ def resolved(schema: Any, root: Any) -> Any:
         reference = schema.get("$ref") if isinstance(schema, Mapping) else None
         if not isinstance(reference, str):
             return schema
-        schema = _target(reference, root)
+        schema = target(reference, root)
     return None
 
 
-def _target(reference: str, root: Any) -> Any:
-    if not reference.startswith("#"):
+def target(reference: str, root: Any) -> Any:
+    """What the JSON pointer `reference` (`#`, `#/...`) leads to within `root`; None for nothing,
+    and for every other kind of reference."""
+    if reference != "#" and not reference.startswith("#/"):
         return None
-    target: Any = root
-    for part in reference.removeprefix("#").split("/")[1:]:
+    found: Any = root
+    for part in unquote(reference).split("/")[1:]:
         name = part.replace("~1", "/").replace("~0", "~")
-        target = target.get(name) if isinstance(target, Mapping) else None
-    return target
+        if isinstance(found, list):
+            found = found[int(name)] if name.isdecimal() and int(name) < len(found) else None
+        else:
+            found = found.get(name) if isinstance(found, Mapping) else None
+    return found
 
 
-def exclude(a: Any, b: Any, root: Any) -> bool:
+def exclusive(schemas: list[Any], root: Any, *, pairwise: bool = True) -> bool:
+    """Whether it is plain that no two of `schemas` match the same. Without `pairwise` only by a
+    property that tells them all apart, which takes time in proportion to their number."""
+    if _told_apart([resolved(schema, root) for schema in schemas], root):
+        return True
+    rest = enumerate(schemas, 1)
+    return pairwise and all(_exclude(a, b, root) for i, a in rest for b in schemas[i:])
+
+
+def _told_apart(schemas: list[Any], root: Any) -> bool:
+    """Whether all demand a property whose constants differ from one to the other."""
+    if not all(isinstance(schema, Mapping) and types(schema) == {"object"} for schema in schemas):
+        return False
+    for name in set.intersection(*(set(_required(schema)) for schema in schemas)):
+        found = [_constants(resolved(_property(schema, name), root)) for schema in schemas]
+        told = [one for one in found if one is not None]
+        if len(told) == len(schemas) and len(set().union(*told)) == sum(map(len, told)):
+            return True
+    return False
+
+
+def _exclude(a: Any, b: Any, root: Any) -> bool:
     """Whether it is plain that nothing matches both schemas: their types or constants differ, or,
     of objects, those of a property that both demand, or one demands what the other forbids."""
     a, b = resolved(a, root), resolved(b, root)
@@ -53,10 +80,24 @@ def exclude(a: Any, b: Any, root: Any) -> bool:
     return any(_differ(_property(a, name), _property(b, name), root) for name in shared)
 
 
+def canonical(value: Any) -> str:
+    """One text for what is one value in JSON: 1 and 1.0 are, 1 and true are not."""
+    return json.dumps(_plain(value), sort_keys=True)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return {key: _plain(v) for key, v in value.items()} if isinstance(value, Mapping) else value
+
+
 def types(schema: Mapping[str, Any]) -> set[str]:
     """The types that a schema names, where a number may be an integer."""
     declared = schema.get("type")
-    kinds: set[str] = {declared} if isinstance(declared, str) else set(declared or ())
+    named = declared if isinstance(declared, list) else [declared]
+    kinds = {kind for kind in named if isinstance(kind, str)}
     if "number" in kinds:
         kinds.add("integer")
     return kinds
@@ -71,7 +112,7 @@ def _constants(schema: Any) -> set[str] | None:
     if not isinstance(schema, Mapping):
         return None
     values = [schema["const"]] if "const" in schema else schema.get("enum")
-    return {json.dumps(v, sort_keys=True) for v in values} if isinstance(values, list) else None
+    return {canonical(v) for v in values} if isinstance(values, list) else None
 
 
 def _required(schema: Mapping[str, Any]) -> list[str]:

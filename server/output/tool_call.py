@@ -24,6 +24,7 @@ _FUNCTION_END, _CALL_END = "</function>", "</tool_call>"
 _ELEMENTS = (_PARAMETER, _FUNCTION_END, _CALL_END)
 _NEXT = re.compile("|".join(map(re.escape, _ELEMENTS)))
 _MAX_KEY = 1024
+HEAD_ROOM = 256  # characters between a call's tag and the end of its head, besides the name
 
 
 def _beginning(tag: str) -> str:

@@ -3,14 +3,13 @@
 A segment is the head with the name, the choice of the next parameter, a parameter's value, or the
 end; each ends at a line's end, where tokens end by themselves (but for the newlines that a value
 begins with), and is a small grammar of its own. So parameters come in any order, each once, and the
-required ones before the end. Knows the tools
-and llguidance, not where in an answer a call stands.
+required ones before the end. Knows the tools and llguidance, not where in an answer a call stands.
 """
 
 from __future__ import annotations
 
 import json
-import logging
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,56 +18,50 @@ from typing import Any
 
 import llguidance
 
+from .compiled_cache import CompiledCache, told
 from .grammar_error import GrammarError
-from .value_grammar import value_grammar
-from .vocabulary import Mask, Vocabulary
-
-log = logging.getLogger(__name__)
+from .lark import alternatives
+from .tool_call import HEAD_ROOM
+from .tool_schema import ToolSchema, tool_schema
+from .vocabulary import Mask
 
 _PARAMETER, _FUNCTION_END = "<parameter=", "</function>"
-_KEPT = 2048  # compiled grammars
-_ANY = 'start: v\nv[suffix="\\n</parameter>\\n"]: /(?s:.*)/'
-Schema = Mapping[str, Any]
+_KEPT = 512  # schemas of tools
+MAX_BYTES = 2 << 20
 
 
-class CompiledCache:
-    """Matchers at the beginning of their grammars, by the grammar's text. Safe from any thread."""
+class ToolCache:
+    """Compiled tools, kept for the requests that bring them again. Safe from any thread."""
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        self.vocabulary = vocabulary
-        self._kept: OrderedDict[str, llguidance.LLMatcher] = OrderedDict()
+    def __init__(self, grammars: CompiledCache) -> None:
+        self.grammars = grammars
+        self._schemas: OrderedDict[str, ToolSchema] = OrderedDict()
         self._lock = threading.Lock()
 
-    def lark(self, text: str, param: str = "") -> llguidance.LLMatcher:
-        """To be copied, not used itself. Raises GrammarError when it cannot be compiled."""
-        return self.get(llguidance.LLMatcher.grammar_from_lark(text), param)
-
-    def get(self, grammar: str, param: str) -> llguidance.LLMatcher:
-        """The same for a grammar in llguidance's own form."""
+    def get(self, function: Mapping[str, Any], param: str) -> ToolGrammar:
+        """That of `function`, in OpenAI's shape. Raises GrammarError."""
+        key = json.dumps([function.get(k) for k in ("name", "parameters", "strict")])
         with self._lock:
-            known = self._kept.get(grammar)
-            if known is not None:
-                self._kept.move_to_end(grammar)
-                return known
-        matcher = self.vocabulary.matcher(grammar)
-        if matcher.is_error():
-            told = " ".join(matcher.get_error().split())[:300]
-            raise GrammarError(f"The grammar is not supported: {told}", param)
+            schema = self._schemas.get(key)
+        if schema is None:
+            schema = tool_schema(function, param, self.grammars.lark)
         with self._lock:
-            self._kept[grammar] = matcher
-            while len(self._kept) > _KEPT:
-                self._kept.popitem(last=False)
-        return matcher
+            self._schemas[key] = schema
+            self._schemas.move_to_end(key)
+            while len(self._schemas) > _KEPT:
+                self._schemas.popitem(last=False)
+        return _compiled(schema, param, self.grammars)
 
 
 @dataclass(frozen=True, slots=True)
 class ToolGrammar:
-    """One tool: grammars of its parameters by key; `others` is that of any other key, None where
-    there may be none."""
+    """One tool: grammars of its parameters by key; `others` is that of any other key but the
+    `banned`, None where there may be none."""
 
     values: Mapping[str, llguidance.LLMatcher]
     required: frozenset[str]
     others: llguidance.LLMatcher | None
+    banned: frozenset[str]
 
 
 class ToolGrammars:
@@ -77,8 +70,14 @@ class ToolGrammars:
     def __init__(self, cache: CompiledCache, tools: Mapping[str, ToolGrammar]) -> None:
         self.cache = cache
         self.tools = tools
-        names = " | ".join(json.dumps(name) for name in tools)
-        self.head = cache.lark(f'start: "\\n<function=" ({names}) ">\\n"')
+        spelled = b"|".join(re.escape(name.encode()) for name in tools)
+        head = rb"<function=[ \t]*(" + spelled + rb")[ \t]*>"
+        # What begins a call in text; in a thought only behind a tag, which may be spelled too.
+        self.untagged = re.compile(head)
+        self.tagged = re.compile(rb"<tool_call>\s*" + head)
+        self.longest_head = 2 * HEAD_ROOM + max(len(name.encode()) for name in tools)
+        heads = alternatives(f"\n<function={name}>\n" for name in tools)
+        self.head = cache.lark(f"start: HEAD\nHEAD: {heads}")
         self.line = cache.lark('start: "\\n"')
         # What may end a key's line and begin its value, by what is left of the line.
         self.overlong = {
@@ -87,78 +86,45 @@ class ToolGrammars:
 
     def keys(self, tool: ToolGrammar, left: frozenset[str], *, bare: bool) -> llguidance.LLMatcher:
         """What may follow when the parameters `left` were not written yet."""
-        choices = [json.dumps(f"{_PARAMETER}{key}>\n") for key in sorted(left)]
-        if tool.others is not None:
-            choices.append(f'"{_PARAMETER}" /[^<>\\n]{{1,64}}/ ">\\n"')
+        choices = [f"{_PARAMETER}{key}>\n" for key in sorted(left)]
         if not left & tool.required:
-            choices.append(json.dumps(_FUNCTION_END + ("" if bare else "\n")))
-        return self.cache.lark(f"start: {' | '.join(choices)}")
+            choices.append(_FUNCTION_END + ("" if bare else "\n"))
+        lines = [f"LISTED: {alternatives(choices)}"] if choices else []
+        starts = ["LISTED"] if choices else []
+        if tool.others is not None:
+            but = f" & ~({alternatives(sorted(tool.banned))})" if tool.banned else ""
+            lines += [f'OTHER: "{_PARAMETER}" NAME ">\\n"', f"NAME: /[^<>\\n]{{1,64}}/{but}"]
+            starts.append("OTHER")
+        return self.cache.lark("\n".join([f"start: {' | '.join(starts)}", *lines]))
 
 
 def tool_grammars(
-    tools: Sequence[Mapping[str, Any]], names: Sequence[str] | None, cache: CompiledCache
+    tools: Sequence[Mapping[str, Any]], names: Sequence[str] | None, cache: ToolCache
 ) -> ToolGrammars:
     """Of `tools`, in OpenAI's shape, those called `names` (None: all). What a tool's schema demands
     and cannot be enforced is left out, with a warning, unless the tool is `strict`: then it is a
     GrammarError."""
+    size = sum(len(json.dumps(tool)) for tool in tools)
+    if size > MAX_BYTES:
+        raise GrammarError(f"The tools have {size} bytes; {MAX_BYTES} are allowed.", "tools")
     compiled: dict[str, ToolGrammar] = {}
     for index, tool in enumerate(tools):
         function = tool["function"]
         if names is None or function["name"] in names:
             param = f"tools[{index}].function.parameters"
-            compiled[function["name"]] = _tool_grammar(function, param, cache)
+            compiled[function["name"]] = cache.get(function, param)
     if not compiled:
         raise GrammarError("None of the tools may be called.", "tool_choice")
-    return ToolGrammars(cache, compiled)
+    return ToolGrammars(cache.grammars, compiled)
 
 
-def _tool_grammar(function: Mapping[str, Any], param: str, cache: CompiledCache) -> ToolGrammar:
-    root: Schema = function.get("parameters") or {"properties": {}}
-    strict = bool(function.get("strict"))
-    properties = root.get("properties")
-    known = properties if isinstance(properties, Mapping) else {}
-    values: dict[str, llguidance.LLMatcher] = {}
-    for key, schema in known.items():
-        if not key or any(c in key for c in "<>\n") or key != key.strip():
-            _give_up(
-                strict, GrammarError(f"The parameter name {key!r:.80} is not supported.", param)
-            )
-            continue
-        values[key] = _value(schema, root, param, cache, strict=strict)
-    extra = root.get("additionalProperties", properties is None)
-    others = None
-    if extra is not False and extra is not None:
-        others = _value(extra, root, param, cache, strict=strict)
-    required = root.get("required")
-    demanded = frozenset(r for r in required if r in values) if isinstance(required, list) else ()
-    return ToolGrammar(values, frozenset(demanded), others)
-
-
-def _value(
-    schema: Any, root: Schema, param: str, cache: CompiledCache, *, strict: bool
-) -> llguidance.LLMatcher:
-    try:
-        return cache.lark(value_grammar(schema, root, param), param)
-    except GrammarError as error:
-        _give_up(strict, error)
-    for looser in _looser(schema):
-        try:
-            return cache.lark(value_grammar(looser, root, param), param)
-        except GrammarError:
-            continue
-    return cache.lark(_ANY)
-
-
-def _looser(schema: Any) -> list[Schema]:
-    """What is left of a schema when only its type holds."""
-    kind = schema.get("type") if isinstance(schema, Mapping) else None
-    return [{"type": kind}] if kind else []
-
-
-def _give_up(strict: bool, error: GrammarError) -> None:
-    if strict:
-        raise error
-    log.warning("%s: not enforced: %s", error.param, error)
+def _compiled(schema: ToolSchema, param: str, cache: CompiledCache) -> ToolGrammar:
+    return ToolGrammar(
+        {key: cache.lark(text, param) for key, text in schema.values.items()},
+        schema.required,
+        None if schema.others is None else cache.lark(schema.others, param),
+        schema.banned,
+    )
 
 
 class CallMachine:
@@ -196,7 +162,7 @@ class CallMachine:
             self.failure = "a tool call left its grammar"
         elif self._matcher.is_stopped():
             if self._matcher.is_error():
-                self.failure = self._matcher.get_error()[:200]
+                self.failure = told(self._matcher)
             else:
                 self._next(self._text.decode("utf-8", "replace"))
 

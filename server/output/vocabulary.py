@@ -16,21 +16,27 @@ Mask = npt.NDArray[np.int32]
 WORD = 32
 _NEWLINES = 9  # in one token, at most
 
-# What one grammar may cost, so that no request can hold the worker.
-LIMITS = llguidance.LLParserLimits(max_lexer_states=50_000, verbose_errors=False)
+# What one grammar may cost, so that no request can hold the worker. An ambiguous one has many items
+# in a row; with 2,000 of them a mask took seconds.
+LIMITS = llguidance.LLParserLimits(
+    max_items_in_row=500, max_lexer_states=50_000, verbose_errors=False
+)
 
 
 class Vocabulary:
     """Built once for a model: it takes up to some seconds. `vocab_size` may exceed the
-    tokenizer's, as networks are padded; `eos` ends an answer."""
+    tokenizer's, as networks are padded; `eos` ends an answer, as do all of `ends`."""
 
-    def __init__(self, tokenizer_json: str, *, vocab_size: int, eos: int) -> None:
+    def __init__(
+        self, tokenizer_json: str, *, vocab_size: int, eos: int, ends: Iterable[int] = ()
+    ) -> None:
         document = json.loads(tokenizer_json)
         # Only added tokens that are marked so stand for themselves; a control token that is not
         # would be spelled by a grammar that allows its text.
         for token in document.get("added_tokens") or ():
             token["special"] = True
         self.eos = eos
+        self.ends = frozenset({eos, *ends})
         self.words = -(-vocab_size // WORD)
         self.tokenizer = llguidance.LLTokenizer(
             json.dumps(document), n_vocab=vocab_size, eos_token=eos
@@ -44,9 +50,9 @@ class Vocabulary:
             words[token // WORD] |= np.uint32(1 << token % WORD)
         return words.view(np.int32)
 
-    def all_but(self, token: int) -> Mask:
+    def all_but(self, tokens: Iterable[int]) -> Mask:
         """The mask that allows everything else."""
-        return ~self.mask([token])
+        return ~self.mask(tokens)
 
     def matcher(self, grammar: str) -> llguidance.LLMatcher:
         """A matcher at the beginning of `grammar` (as llguidance's grammar_from_* make them). One
@@ -61,6 +67,15 @@ class Vocabulary:
         whole = np.zeros(self.words, np.int32)
         whole[: len(words)] = words[: self.words]
         return whole
+
+    def first_allowed(self, matcher: llguidance.LLMatcher) -> int | None:
+        """One token that `matcher` allows next; None for none."""
+        words = self.allowed(matcher).view(np.uint32)
+        found = np.flatnonzero(words)
+        if not len(found):
+            return None
+        word = int(words[found[0]])
+        return int(found[0]) * WORD + (word & -word).bit_length() - 1
 
     def text(self, token: int) -> bytes:
         """The bytes of a token; those of a control token are not text, and none."""

@@ -180,8 +180,22 @@ def test_a_forgotten_tag_is_a_call_when_the_function_is_offered():
     assert _calls(_run([other], tools=TOOLS)) == []
 
 
-def test_a_call_of_a_tool_that_is_not_offered_is_reported_all_the_same():
-    assert _calls(_run([CALL.replace("=f>", "=g>")], tools=TOOLS)) == [("g", {"a": "007", "b": 7})]
+@pytest.mark.parametrize("thinking", [False, True])
+def test_a_call_of_a_tool_that_is_not_offered_is_text(thinking):
+    other = CALL.replace("=f>", "=g>")
+    events = _run([other], tools=TOOLS, thinking=thinking)
+    assert _calls(events) == []
+    kind = ReasoningText if thinking else ContentText
+    assert _texts(events, kind).startswith("<function=g>\n<parameter=a>\n007\n</parameter>")
+    assert _calls(_run([other, CALL], tools=TOOLS)) == [("f", {"a": "007", "b": 7})]
+
+
+def test_a_name_may_be_long_and_have_blanks_around_it():
+    name = "n" * 257
+    function = {"name": name, "parameters": {"properties": {"a": {"type": "string"}}}}
+    call = CALL.replace("=f>", f"=  {name} >")
+    ((called, _),) = _calls(_run([call], tools=[{"type": "function", "function": function}]))
+    assert called == name
 
 
 def test_a_call_without_a_name_is_text():

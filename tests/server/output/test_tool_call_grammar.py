@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import random
 from typing import Any
 
-import jsonschema
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.loading import DEMO_FOLDER
-from model.tokenizer import Tokenizer
+from server.engine.request import GrammarSpec
 from server.output.constraint import Constraint, OutputRules
-from server.output.events import ToolCallArguments, ToolCallStart
-from server.output.grammars import GrammarError, Grammars
+from server.output.events import ToolCallStart
+from server.output.grammars import GrammarError
 from server.output.parser import OutputParser
-
-TOKENIZER = Tokenizer.from_folder(DEMO_FOLDER)
-EOS, START, END, THINK = (
-    TOKENIZER.token_id(text) or 0
-    for text in ("<|im_end|>", "<tool_call>", "</tool_call>", "</think>")
-)
-GRAMMARS = Grammars(
-    (DEMO_FOLDER / "tokenizer.json").read_text(encoding="utf-8"),
-    vocab_size=2100,
-    eos=EOS,
-    think_end=THINK,
-    call_start=START,
-    call_end=END,
+from tests.server.output.grammar_tools import (
+    END,
+    EOS,
+    GRAMMARS,
+    OTHER_END,
+    START,
+    THINK,
+    TOKENIZER,
+    accepts,
+    allowed,
+    assert_fits,
+    call_text,
+    calls_in,
+    follow,
+    written,
 )
 
 names = st.from_regex(r"[a-z][a-z_0-9]{0,8}", fullmatch=True)
@@ -93,32 +91,11 @@ def tools(draw: st.DrawFn) -> list[dict[str, Any]]:
     return made
 
 
-def allowed(constraint: Constraint) -> list[int]:
-    mask = constraint.mask()
-    assert constraint.failure is None, constraint.failure
-    assert mask is not None
-    bits = np.unpackbits(mask.view(np.uint8), bitorder="little")
-    return [int(i) for i in np.flatnonzero(bits)]
-
-
-def written(tokens: list[int]) -> str:
-    return TOKENIZER.decode(tokens)
-
-
-def calls_in(text: str, offered: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    parser = OutputParser(thinking=False, tools=offered)
-    calls: list[list[str]] = []
-    for event in [*parser.feed(text), *parser.finish()]:
-        if isinstance(event, ToolCallStart):
-            calls.append([event.name, ""])
-        elif isinstance(event, ToolCallArguments):
-            calls[event.index][1] += event.text
-    return [(name, arguments) for name, arguments in calls]
-
-
-def assert_fits(name: str, arguments: str, offered: list[dict[str, Any]]) -> None:
-    schema = next(t["function"]["parameters"] for t in offered if t["function"]["name"] == name)
-    jsonschema.validate(json.loads(arguments), schema)
+CLOSING = {
+    token
+    for token in range(2048)
+    if TOKENIZER.token_bytes(token)[:1] in (b"\n", b"<", b"]", b"}", b'"')
+}
 
 
 def wander(constraint: Constraint, draw: random.Random, most: int) -> list[int]:
@@ -129,9 +106,7 @@ def wander(constraint: Constraint, draw: random.Random, most: int) -> list[int]:
         if EOS in choice:
             return tokens
         # Tokens that close what is open come soon, so that a walk ends.
-        closing = [
-            t for t in choice if TOKENIZER.token_bytes(t)[:1] in (b"\n", b"<", b"]", b"}", b'"')
-        ]
+        closing = [token for token in choice if token in CLOSING]
         token = draw.choice(closing if closing and draw.random() < 0.6 else choice)
         constraint.accept(token)
         tokens.append(token)
@@ -149,28 +124,6 @@ def test_whatever_the_mask_allows_is_a_call_that_fits(
         return  # it did not end in time
     ((name, arguments),) = calls_in(written(tokens), offered)
     assert_fits(name, arguments, offered)
-
-
-def spelled(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def call_text(name: str, arguments: dict[str, Any]) -> str:
-    lines = "".join(
-        f"<parameter={key}>\n{spelled(value)}\n</parameter>\n" for key, value in arguments.items()
-    )
-    return f"\n<function={name}>\n{lines}</function>\n"
-
-
-def accepts(constraint: Constraint, text: str) -> bool:
-    """Whether `<tool_call>`, `text` and `</tool_call>` may be written."""
-    for token in [START, *TOKENIZER.encode(text), END]:
-        mask = constraint.mask()
-        assert constraint.failure is None
-        if mask is not None and not mask.view(np.uint32)[token // 32] >> (token % 32) & 1:
-            return False
-        constraint.accept(token)
-    return True
 
 
 EDIT = {
@@ -236,16 +189,6 @@ def test_what_does_not_fit_cannot_be_written(text: str) -> None:
 FULL = call_text("edit", {"path": "a", "text": "b"})
 
 
-def follow(constraint: Constraint, *parts: str | int) -> None:
-    for part in parts:
-        for token in [part] if isinstance(part, int) else TOKENIZER.encode(part):
-            mask = constraint.mask()
-            legal = mask is None or mask.view(np.uint32)[token // 32] >> (token % 32) & 1
-            assert legal, f"{part!r} at {TOKENIZER.decode([token])!r}"
-            constraint.accept(token)
-    assert constraint.failure is None
-
-
 def test_thought_and_text_are_free_and_so_is_what_follows_a_call() -> None:
     constraint = GRAMMARS.compile(OutputRules(True, False, tools=[EDIT]))
     follow(constraint, "Let me see.", THINK, "\n\nI will edit.\n\n")
@@ -261,6 +204,54 @@ def test_a_call_in_a_thought_ends_it() -> None:
     constraint = GRAMMARS.compile(OutputRules(True, False, tools=[EDIT]))
     follow(constraint, "Let me see.", START, FULL, END)
     assert constraint.mask() is None
+
+
+TAG = "<tool_call>"
+
+
+def spelled_out(text: str) -> list[int]:
+    """`text` in tokens none of which is a control token."""
+    return [token for character in text for token in TOKENIZER.encode(character)]
+
+
+@pytest.mark.parametrize("thinking", [False, True])
+def test_a_tag_that_is_spelled_begins_a_call_all_the_same(thinking: bool) -> None:
+    constraint = GRAMMARS.compile(OutputRules(thinking, not thinking, tools=[EDIT]))
+    head, rest = FULL.removesuffix("\n").split(">", 1)
+    text = f"Well. {TAG}{head}>"
+    tokens = spelled_out(text)
+    assert START not in tokens
+    for token in tokens:
+        assert constraint.mask() is None
+        constraint.accept(token)
+    assert constraint.mask() is not None, "the call is held to its grammar"
+    follow(constraint, rest)
+    assert constraint.mask() is None
+    parser = OutputParser(thinking=thinking, tools=[EDIT])
+    events = [*parser.feed(text + rest), *parser.finish()]
+    assert [event.name for event in events if isinstance(event, ToolCallStart)] == ["edit"]
+
+
+def test_only_a_tag_begins_a_call_in_a_thought() -> None:
+    constraint = GRAMMARS.compile(OutputRules(True, False, tools=[EDIT]))
+    follow(constraint, "I could write <function=edit> here.")
+    assert constraint.mask() is None
+
+
+@pytest.mark.parametrize("demand", ["call", "answer"])
+def test_a_thought_does_not_end_the_answer_where_one_is_demanded(demand: str) -> None:
+    grammar = GrammarSpec("regex", "yes|no", "p") if demand == "answer" else None
+    mode = "required" if demand == "call" else "auto"
+    rules = OutputRules(True, False, tools=[EDIT], tool_mode=mode, grammar=grammar)
+    constraint = GRAMMARS.compile(rules)
+    follow(constraint, "Let me see.")
+    legal = set(allowed(constraint))
+    assert EOS not in legal
+    assert OTHER_END not in legal
+    assert {THINK, START} <= legal
+    assert len(legal) > 2000
+    free = GRAMMARS.compile(OutputRules(True, False, tools=[EDIT]))
+    follow(free, "Let me see.", EOS)
 
 
 def test_without_parallel_calls_the_answer_ends_after_one() -> None:
