@@ -43,17 +43,17 @@ def qk_norm_rope(
     split = [2 * heads * D, (2 * heads + kv_heads) * D]
     q, k, v = mx.split(qkv, split, axis=-1)
     q, gate = mx.split(q.reshape(B, 1, heads, 2 * D), 2, axis=-1)
-    positions = body_lengths + tail_length
-
-    def rotated(x: mx.array, weight: mx.array) -> mx.array:
-        """[B, 1, heads, D] -> [B, heads, 1, D]."""
-        x = mx.fast.rms_norm(x, weight, eps).transpose(0, 2, 1, 3)
-        return mx.fast.rope(
-            x, rotary_dims, traditional=False, base=base, scale=1.0, offset=positions
-        )
-
-    q = rotated(q, q_norm)
-    k = rotated(k.reshape(B, 1, kv_heads, D), k_norm)
+    k = k.reshape(B, 1, kv_heads, D)
+    normed = [mx.fast.rms_norm(x, weight, eps) for x, weight in ((q, q_norm), (k, k_norm))]
+    rotated = mx.fast.rope(
+        mx.concatenate(normed, axis=2).transpose(0, 2, 1, 3),
+        rotary_dims,
+        traditional=False,
+        base=base,
+        scale=1.0,
+        offset=body_lengths + tail_length,
+    )
+    q, k = mx.split(rotated, [heads], axis=1)
     v = v.reshape(B, 1, kv_heads, D).transpose(0, 2, 1, 3)
     place = tail_length.reshape(1)
     tail_keys = mx.slice_update(tail_keys, k, place, axes=(2,))
