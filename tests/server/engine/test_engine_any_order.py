@@ -19,7 +19,7 @@ from server.engine.errors import OutOfMemory, StepFailed
 from server.engine.events import Failed, Finished
 from tests.server.engine.conftest import ANSWER, TURN_END, Lab, Told
 
-EXAMPLES = int(os.environ.get("MXSERVE_ENGINE_EXAMPLES", "25"))
+EXAMPLES = int(os.environ.get("MXSERVE_ENGINE_EXAMPLES", "30"))
 BEGINNINGS = ("", "rules. ", "rules. " * 20)
 TURNS = ("say one", "say another", "x" * 150 + "say long", "say one more")
 FAULTS = {
@@ -73,7 +73,7 @@ steps = st.builds(
     beginning=st.integers(0, len(BEGINNINGS) - 1),
     turns=st.lists(st.integers(0, len(TURNS) - 1), min_size=1, max_size=4).map(tuple),
     n=st.sampled_from([1, 1, 1, 2]),
-    alone=st.booleans(),
+    alone=st.sampled_from([True, True, False]),
     leaves=st.one_of(st.none(), st.none(), st.integers(0, 6)),
     fault=st.sampled_from(["", "", "", *FAULTS]),
 )
@@ -115,7 +115,7 @@ def check(step: Step, told: Told, before: list[Step]) -> None:
 
 
 @given(
-    script=st.lists(steps, min_size=1, max_size=40),
+    script=st.lists(steps, min_size=8, max_size=40),
     budget=st.sampled_from([0, 4_000, 12_000, 1 << 30]),
     max_batch=st.integers(2, 4),
 )
