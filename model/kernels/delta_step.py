@@ -52,13 +52,10 @@ def delta_step(
     """
     B = qkvz.shape[0]
     channels = conv_tail.shape[-1]
-    width = taps.shape[0]
     value_dim, key_dim = recurrent.shape[2:]
     inputs, z = mx.split(qkvz, [channels], axis=-1)
     mixed = mx.concatenate([conv_tail, inputs], axis=1)
-    convolved = mixed[:, :1] * taps[:1]
-    for i in range(1, width):
-        convolved = convolved + mixed[:, i : i + 1] * taps[i : i + 1]
+    convolved = (mixed * taps).sum(axis=1, keepdims=True)
     qk, v = mx.split(silu(convolved), [2 * key_heads * key_dim], axis=-1)
     q, k = mx.split(_unit(qk.reshape(B, 1, 2 * key_heads, key_dim)), 2, axis=2)
     q = q * key_dim**-0.5
