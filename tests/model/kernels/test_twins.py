@@ -3,10 +3,10 @@
 import mlx.core as mx
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.kernels import Kernels
+from model.kernels import Kernels, router
 from tests.model.kernels import examples
 from tests.model.kernels.examples import AFFINE8, MXFP8, DeltaSizes, Draw, ExpertSizes, HeadSizes
 
@@ -65,6 +65,31 @@ def test_router(
             best, want = [*best, count], [*want, sigmoid(row[count].astype(np.float64))]
         assert ids == best
         assert np.allclose(shares, want, atol=1e-6)
+
+
+@given(
+    count=st.sampled_from([2, 8, 33, 256]),
+    levels=st.sampled_from([1, 4, 1000]),
+    shared=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=40, deadline=None)
+def test_the_router_chooses_the_same_for_many_rows_as_for_few(
+    count: int, levels: int, shared: bool, seed: int
+) -> None:
+    """With equal logits, zeros of both signs and numbers that are not finite among them."""
+    random = np.random.default_rng(seed)
+    rows = router.PARTITIONED
+    logits = random.integers(-levels, levels, (rows, count + shared)).astype(np.float32)
+    odd = random.random(logits.shape) < 0.1
+    logits[odd] = random.choice([np.nan, -np.nan, np.inf, -np.inf, 0.0, -0.0], int(odd.sum()))
+    k = min(8, count)
+    many, many_weights = router.router_top_k(mx.array(logits), k, shared=shared)
+    for row in range(rows):
+        one = mx.array(logits[row : row + 1])
+        experts, weights = router.router_top_k(one, k, shared=shared)
+        assert many[row].tolist() == experts[0].tolist()
+        assert np.allclose(many_weights[row], weights[0], atol=1e-6, equal_nan=True)
 
 
 @pytest.mark.parametrize("sizes", [DeltaSizes(2, 4, 8, 12), DeltaSizes(3, 3, 32, 32, width=2)])
