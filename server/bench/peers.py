@@ -6,6 +6,7 @@ from their caches. Nothing of what is then sent to one.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -25,14 +26,16 @@ CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 class Peer:
     """A package that serves the same checkpoints. `arguments` come before model and port.
 
-    torch: what it needs of PyTorch; on Linux installed first, in the builds for CPUs.
-    counts_saved: its usage hides its cache, but GET /v1/status sums up what the cache saved.
+    torch: what it needs of PyTorch; on Linux installed first, in the builds for CPUs. text_only: it
+    would serve a checkpoint that names tokens for images through its code for images, so it gets
+    one that does not. counts_saved: its usage hides its cache, but GET /v1/status sums up what the cache saved.
     """
 
     name: str
     version: str
     arguments: tuple[str, ...]
     torch: tuple[str, ...] = ()
+    text_only: bool = False
     model_flag: tuple[str, ...] = ()
     model_name: str | None = None
     counts_saved: bool = False
@@ -62,6 +65,7 @@ PEERS = {
                 *("--enable-auto-tool-choice", "--tool-call-parser", "qwen3_xml"),
             ),
             torch=("torch==2.13.0", "torchvision==0.28.0"),
+            text_only=True,
             counts_saved=True,
         ),
     )
@@ -105,6 +109,23 @@ def contender(
     if name == OURS:
         return own_server(folder, flags=flags, disk_cache=scratch)
     return peer_server(PEERS[name], folder or DEMO, home=scratch, openblas=openblas)
+
+
+def text_view(checkpoint: Path, folder: Path) -> Path:
+    """Makes `folder` the same checkpoint, by links, but with a config that says nothing of images;
+    returns it."""
+    folder.mkdir()
+    for file in checkpoint.resolve().iterdir():
+        if file.name != "config.json":
+            (folder / file.name).symlink_to(file)
+    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    text = {
+        key: value
+        for key, value in config.items()
+        if key != "architectures" and not key.startswith(("image_", "video_", "vision_"))
+    }
+    (folder / "config.json").write_text(json.dumps(text), encoding="utf-8")
+    return folder
 
 
 def cached_reader(peer: Peer, server: ServerProcess) -> Callable[[], int | None] | None:

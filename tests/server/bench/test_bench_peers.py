@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from server.bench import peers
 from server.bench.client import BenchError
 from server.bench.peers import CPU_INDEX, PEERS
+from server.bench.servers import DEMO
 
 
 @pytest.fixture
@@ -64,6 +66,17 @@ def test_on_a_mac_the_package_brings_all_it_needs(
     monkeypatch.setattr(sys, "platform", "darwin")
     peers.interpreter(PEERS["vllm-mlx"])
     assert pip == [["vllm-mlx==0.6.0"]]
+
+
+def test_a_peer_that_would_look_for_images_gets_a_checkpoint_without_any(tmp_path: Path) -> None:
+    view = peers.text_view(DEMO, tmp_path / "view")
+    assert {file.name for file in view.iterdir()} == {file.name for file in DEMO.iterdir()}
+    config = json.loads((view / "config.json").read_text())
+    assert not [key for key in config if key.startswith(("image", "video", "vision"))]
+    assert "architectures" not in config
+    whole = json.loads((DEMO / "config.json").read_text())
+    assert config["text_config"] == whole["text_config"]
+    assert (view / "model.safetensors").samefile(DEMO / "model.safetensors")
 
 
 def test_an_installation_that_fails_says_why(
