@@ -66,7 +66,7 @@ class Experts:
         else:
             experts, weights = kernels.router_top_k(logits[:, :-1], self.per_token)
             rest = rest + self._shared(tokens, logits[:, -1:])
-        gate_up = self.gate_up(mx.expand_dims(tokens, (1, 2)), experts, sorted_indices=False)
+        gate_up = self.gate_up(_alone(tokens), experts, sorted_indices=False)
         out = kernels.expert_down(gate_up.squeeze(-2), self.down, experts, weights, rest)
         return out.reshape(x.shape)
 
@@ -95,14 +95,13 @@ class Experts:
 
     def _gathered(self, tokens: mx.array, experts: mx.array) -> mx.array:
         """A few tokens: [N, hidden] -> [N, k, hidden]."""
-        x = mx.expand_dims(tokens, (1, 2))
-        return self._feed_forward(x, experts, sorted_indices=False).squeeze(-2)
+        return self._feed_forward(_alone(tokens), experts, sorted_indices=False).squeeze(-2)
 
     def _sorted(self, tokens: mx.array, experts: mx.array) -> mx.array:
         """Many tokens, sorted by expert: [N, hidden] -> [N, k, hidden]."""
         flat = experts.reshape(-1)
         order = mx.argsort(flat)
-        x = tokens[order // experts.shape[-1]][:, None]
+        x = tokens[order // experts.shape[-1]].reshape(-1, 1, tokens.shape[-1])
         out = self._feed_forward(x, flat[order], sorted_indices=True)
         return out.squeeze(1)[mx.argsort(order)].reshape(*experts.shape, -1)
 
@@ -126,6 +125,12 @@ class Experts:
                 start = end
         out = mx.concatenate(parts, axis=0)
         return out[mx.argsort(order)].reshape(*experts.shape, -1)
+
+
+def _alone(tokens: mx.array) -> mx.array:
+    """[N, hidden] -> [N, 1, 1, hidden]. The strides of axes that expand_dims adds make Metal's
+    products copy."""
+    return tokens.reshape(-1, 1, 1, tokens.shape[-1])
 
 
 def _swiglu(gate_up: mx.array) -> mx.array:

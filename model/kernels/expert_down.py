@@ -38,7 +38,7 @@ def expert_down(
     dtype. Plain operations.
     """
     gate, up = mx.split(gate_up, 2, axis=-1)
-    inner = (silu(gate) * up)[..., None, :]
+    inner = (silu(gate) * up).reshape(*gate.shape[:-1], 1, -1)
     out = down(inner, experts, sorted_indices=False).squeeze(-2)
     out = (out * weights.astype(out.dtype)[..., None]).sum(axis=-2)
     return out if residual is None else residual + out
