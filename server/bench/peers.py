@@ -28,7 +28,8 @@ class Peer:
 
     torch: what it needs of PyTorch; on Linux installed first, in the builds for CPUs. text_only: it
     would serve a checkpoint that names tokens for images through its code for images, so it gets
-    one that does not. counts_saved: its usage hides its cache, but GET /v1/status sums up what the cache saved.
+    one that does not. counts_saved: its usage hides its cache, but GET /v1/status sums up what the
+    cache saved.
     """
 
     name: str
