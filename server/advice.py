@@ -25,6 +25,7 @@ class Kernel:
     name: str
     admitted: bool
     reason: str
+    size: str
     error: float | None
     twin_us: float | None
     kernel_us: float | None

@@ -105,10 +105,7 @@ def examine(path: str | None, kernels: Any) -> Report:
         dequantized=model.dequantized,
         bytes=model.memory().active_bytes,
     )
-    rows = tuple(
-        Kernel(row.name, row.admitted, row.reason, row.error, row.twin_us, row.kernel_us)
-        for row in model.kernel_rows
-    )
+    rows = tuple(Kernel(**asdict(row)) for row in model.kernel_rows)
     return Report(machine, loaded, rows)
 
 
@@ -163,7 +160,7 @@ def _table(kernels: Sequence[Kernel]) -> list[str]:
         rows.append(
             (
                 kernel.name,
-                "kernel" if kernel.admitted else "twin",
+                f"kernel {kernel.size}".strip() if kernel.admitted else "twin",
                 "" if kernel.error is None else f"{kernel.error:.1e}",
                 "" if kernel.twin_us is None else f"{kernel.twin_us:.1f}",
                 "" if kernel.kernel_us is None else f"{kernel.kernel_us:.1f}",

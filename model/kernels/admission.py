@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -20,7 +20,8 @@ import mlx.core as mx
 
 from model.kernel_choice import REGIONS, KernelChoice
 from model.kernels import Kernels
-from model.kernels.candidates import or_twins
+from model.kernels.candidates import Candidate, Candidates
+from model.kernels.metal import UnsupportedError
 from model.kernels.recording import Call, Step, record
 
 # Largest difference of an output, as a part of its largest value: a few roundings of the type.
@@ -34,11 +35,13 @@ NO_KERNELS = "twin: no custom kernels on this device"
 @dataclass(frozen=True, slots=True)
 class Row:
     """What was found about one kernel. error: largest difference, as a part of the output's largest
-    value; times are medians per call, in microseconds; None is what was not measured."""
+    value; times are medians per call, in microseconds; None is what was not measured. size: which
+    of the kernel's sizes that was, empty where there is only one."""
 
     name: str
     admitted: bool
     reason: str
+    size: str = ""
     error: float | None = None
     twin_us: float | None = None
     kernel_us: float | None = None
@@ -64,41 +67,48 @@ class Admission:
         self._compared = [*self._timed, *(record(step) for step in compared)]
         self._clock, self._compiled = clock, compiled
 
-    def admit(self, candidates: Kernels, choice: KernelChoice) -> tuple[Kernels, tuple[Row, ...]]:
-        """The twins, with each kernel of `candidates` in its place that proved itself, and a row
-        for every region. What an admitted kernel does not take later, its twin takes."""
+    def admit(
+        self, candidates: Candidates, choice: KernelChoice
+    ) -> tuple[Kernels, tuple[Row, ...]]:
+        """The twins, with the fastest kernel that proved itself in the place of each that has one,
+        and a row for every region. What an admitted kernel does not take later, its twin takes."""
         kernels, rows = Kernels.plain(), []
-        guarded = or_twins(candidates)
-        for field in fields(Kernels):
-            row = self._tried(field.name, getattr(candidates, field.name), choice)
+        for name in REGIONS:
+            found = [
+                (self._tried(name, candidate, choice), candidate) for candidate in candidates[name]
+            ]
+            row, candidate = min(found, key=lambda pair: _rank(pair[0]))
             if row.admitted:
-                kernels = replace(kernels, **{row.name: getattr(guarded, row.name)})
+                twin = getattr(kernels, name)
+                kernels = replace(kernels, **{name: _or_twin(candidate.kernel, twin)})
             rows.append(row)
         return kernels, tuple(rows)
 
-    def _tried(self, name: str, kernel: Callable[..., Any], choice: KernelChoice) -> Row:
+    def _tried(self, name: str, candidate: Candidate, choice: KernelChoice) -> Row:
         if choice == "off" or (choice != "auto" and name not in choice):
             return Row(name, False, "turned off")
-        twin = getattr(Kernels.plain(), name)
+        twin, kernel = getattr(Kernels.plain(), name), candidate.kernel
         calls = [call for step in self._compared for call in _some(step[name])]
         if not calls:
             return Row(name, False, "this network does not use it")
+        row = Row(name, False, "", size=candidate.size)
         try:
             error = _worst(_error(call, twin, kernel) for call in calls)
-            limit = TOLERANCE[_narrowest(calls)]
+            row, limit = replace(row, error=error), TOLERANCE[_narrowest(calls)]
             if not error <= limit:  # NaN is not
-                return Row(name, False, f"differs by {error:.1e}, more than {limit:.1e}", error)
+                return replace(row, reason=f"differs by {error:.1e}, more than {limit:.1e}")
             times = [self._times(step[name], twin, kernel) for step in self._timed if step[name]]
         except Exception as failure:  # whatever a device or driver raises: the twin is there
-            return Row(name, False, f"raised {type(failure).__name__}: {_first_line(failure)}")
+            reason = f"raised {type(failure).__name__}: {_first_line(failure)}"
+            return replace(row, reason=reason, error=None)
         slower = next((found for found in times if not found.kernel_wins), None)
         shown = slower or times[0]
-        row = Row(name, True, "agrees, faster", error, shown.twin_us, shown.kernel_us)
+        row = replace(row, twin_us=shown.twin_us, kernel_us=shown.kernel_us)
         if slower is None:
-            return row
+            return replace(row, admitted=True, reason="agrees, faster")
         if choice == "auto":
-            return replace(row, admitted=False, reason="agrees, not faster")
-        return replace(row, reason="agrees, asked for by name though not faster")
+            return replace(row, reason="agrees, not faster")
+        return replace(row, admitted=True, reason="agrees, asked for by name though not faster")
 
     def _times(
         self, calls: Sequence[Call], twin: Callable[..., Any], kernel: Callable[..., Any]
@@ -150,6 +160,21 @@ def summary(rows: Sequence[Row]) -> str:
     if not admitted and len({row.reason for row in rows}) == 1:
         return rows[0].reason
     return f"admitted {', '.join(admitted) or 'none'}; not admitted {', '.join(refused) or 'none'}"
+
+
+def _rank(row: Row) -> tuple[bool, bool, float]:
+    """Admitted ones first, then those that were timed, the fastest first."""
+    return not row.admitted, row.kernel_us is None, row.kernel_us or 0.0
+
+
+def _or_twin(kernel: Callable[..., Any], twin: Callable[..., Any]) -> Callable[..., Any]:
+    def region(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return kernel(*args, **kwargs)
+        except UnsupportedError:
+            return twin(*args, **kwargs)
+
+    return region
 
 
 def _some(calls: Sequence[Call]) -> list[Call]:

@@ -1,51 +1,55 @@
-"""The Metal kernels of all regions."""
+"""The Metal kernels of all regions, with the sizes they are tried in.
+
+How many threads a threadgroup may have depends on the registers that Metal's compiler gives a
+thread, and what is fastest on the chip: so some kernels come in several sizes, the most promising
+first, and the admission takes the fastest.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from model.kernels import Kernels
 from model.kernels.decode_attention import metal_decode_attention
 from model.kernels.delta_step import metal_delta_step
 from model.kernels.expert_down import metal_expert_down
-from model.kernels.metal import Runner, UnsupportedError, run
+from model.kernels.metal import Runner, run
 from model.kernels.qk_norm_rope import metal_qk_norm_rope
 from model.kernels.residual_norm import metal_add_rms_norm
 from model.kernels.router import metal_router_top_k
 
 
-def candidates(runner: Runner = run) -> Kernels:
-    """One kernel per region, none of which has proved anything yet. Each raises UnsupportedError
-    for shapes beyond it."""
-    return Kernels(
-        add_rms_norm=partial(metal_add_rms_norm, runner=runner),
-        router_top_k=partial(metal_router_top_k, runner=runner),
-        delta_step=partial(metal_delta_step, runner=runner),
-        qk_norm_rope=partial(metal_qk_norm_rope, runner=runner),
-        decode_attention=partial(metal_decode_attention, runner=runner),
-        expert_down=partial(metal_expert_down, runner=runner),
-    )
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A kernel in one size; `size` is empty where there is only one. Raises UnsupportedError for
+    shapes beyond it."""
+
+    size: str
+    kernel: Callable[..., Any]
 
 
-def or_twins(kernels: Kernels) -> Kernels:
-    """The same, with the twin for calls that a kernel does not take."""
-    twins = Kernels.plain()
-    return Kernels(
-        **{
-            field.name: _or_twin(getattr(kernels, field.name), getattr(twins, field.name))
-            for field in fields(Kernels)
-        }
-    )
+Candidates = Mapping[str, Sequence[Candidate]]
 
 
-def _or_twin(kernel: Callable[..., Any], twin: Callable[..., Any]) -> Callable[..., Any]:
-    def region(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return kernel(*args, **kwargs)
-        except UnsupportedError:
-            return twin(*args, **kwargs)
+def candidates(runner: Runner = run) -> Candidates:
+    """Region -> its kernels, none of which has proved anything yet."""
 
-    return region
+    def one(kernel: Callable[..., Any]) -> list[Candidate]:
+        return [Candidate("", partial(kernel, runner=runner))]
+
+    def sized(kernel: Callable[..., Any], name: str, values: Sequence[int]) -> list[Candidate]:
+        return [
+            Candidate(f"{name}={value}", partial(kernel, **{name: value, "runner": runner}))
+            for value in values
+        ]
+
+    return {
+        "add_rms_norm": one(metal_add_rms_norm),
+        "router_top_k": one(metal_router_top_k),
+        "delta_step": sized(metal_delta_step, "most_simdgroups", (32, 16)),
+        "qk_norm_rope": one(metal_qk_norm_rope),
+        "decode_attention": sized(metal_decode_attention, "parts", (32, 16)),
+        "expert_down": sized(metal_expert_down, "rows", (8, 4, 16)),
+    }

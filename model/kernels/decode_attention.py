@@ -79,9 +79,12 @@ def metal_decode_attention(
     scale: float,
     gate: mx.array,
     *,
+    parts: int = MAX_THREADS // SIMD,
     runner: Runner = run,
 ) -> mx.array:
-    """`decode_attention` in one launch, or in two for long contexts. Raises UnsupportedError."""
+    """`decode_attention` in one launch, in which `parts` simdgroups share the keys of a query head,
+    or in two for long contexts. Raises UnsupportedError.
+    """
     B, heads, _, D = q.shape
     kv_heads, capacity, tail = tail_keys.shape[1], body_keys.shape[2], tail_keys.shape[2]
     group = heads // kv_heads
@@ -116,7 +119,6 @@ def metal_decode_attention(
     )
     result = ((B, 1, heads * D), q.dtype)
     if splits == 1:
-        parts = MAX_THREADS // SIMD
         (out,) = runner(
             Launch(
                 WHOLE,

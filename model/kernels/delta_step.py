@@ -23,7 +23,7 @@ from model.kernels.metal import (
 from model.quantized import AnyLinear, Linear, SeparateLinears
 
 MAX_HEAD = 512  # a lane keeps at most 16 columns of a head in registers
-ROWS = 4  # of the matrix for each simdgroup, where that makes no more than 32 of them
+ROWS = 4  # of the matrix for each simdgroup, where there may be so many of them
 
 
 def delta_step(
@@ -90,10 +90,11 @@ def metal_delta_step(
     key_heads: int,
     value_heads: int,
     *,
+    most_simdgroups: int = MAX_THREADS // SIMD,
     runner: Runner = run,
 ) -> tuple[mx.array, mx.array, mx.array]:
-    """`delta_step` in one launch of B·Hv threadgroups, each of up to 1024 threads; a packed
-    in_proj_ab is a launch before it. Raises UnsupportedError.
+    """`delta_step` in one launch of B·Hv threadgroups, each of up to `most_simdgroups` simdgroups;
+    a packed in_proj_ab is a launch before it. Raises UnsupportedError.
     """
     B = qkvz.shape[0]
     value_dim, key_dim = recurrent.shape[2:]
@@ -109,7 +110,7 @@ def metal_delta_step(
             f"{value_dim}: width at least 2, value heads a multiple of key heads, at most "
             f"{MAX_HEAD} wide"
         )
-    simdgroups = min(MAX_THREADS // SIMD, -(-value_dim // ROWS))
+    simdgroups = min(most_simdgroups, -(-value_dim // ROWS))
     if isinstance(in_proj_ab, Linear):
         gates, source = (x, in_proj_ab.weight), "computed"
     else:

@@ -199,9 +199,10 @@ def metal_expert_down(
     weights: mx.array,
     residual: mx.array | None = None,
     *,
+    rows: int = ROWS,
     runner: Runner = run,
 ) -> mx.array:
-    """`expert_down` in one launch of N · H/8 threadgroups of k simdgroups. Raises
+    """`expert_down` in one launch of N · H / `rows` threadgroups of k simdgroups. Raises
     UnsupportedError.
     """
     tokens, chosen = experts.shape
@@ -228,10 +229,10 @@ def metal_expert_down(
                 ("H", hidden),
                 ("I", inner),
                 ("K", chosen),
-                ("ROWS", ROWS),
+                ("ROWS", rows),
                 ("GROUP", group),
             ),
-            grid=(chosen * SIMD, -(-hidden // ROWS), tokens),
+            grid=(chosen * SIMD, -(-hidden // rows), tokens),
             threadgroup=(chosen * SIMD, 1, 1),
             outputs=(((tokens, hidden), gate_up.dtype),),
         )

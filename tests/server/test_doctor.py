@@ -50,10 +50,10 @@ MAC = replace(
 )
 DEMO = LoadedModel("mxserve-demo", True, 4, False, 20 << 20)
 REAL = LoadedModel("Qwen3.6-35B-A3B-UD-MXFP8", False, 40, False, REAL_MODEL)
-GOOD = Kernel("delta_step", True, "agrees, faster", 3.1e-3, 101.26, 23.04)
-SLOW = Kernel("router_top_k", False, "agrees, not faster", 0.0, 10.0, 11.0)
-WRONG = Kernel("expert_down", False, "differs by 5.0e-01, more than 1.6e-02", 0.5, None, None)
-BROKEN = Kernel("add_rms_norm", False, "raised RuntimeError: no", None, None, None)
+GOOD = Kernel("delta_step", True, "agrees, faster", "rows=8", 3.1e-3, 101.26, 23.04)
+SLOW = Kernel("router_top_k", False, "agrees, not faster", "", 0.0, 10.0, 11.0)
+WRONG = Kernel("expert_down", False, "differs by 5.0e-01, more than 1.6e-02", "", 0.5, None, None)
+BROKEN = Kernel("add_rms_norm", False, "raised RuntimeError: no", "", None, None, None)
 
 
 def test_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
@@ -105,7 +105,7 @@ def test_a_macs_table() -> None:
     table = lines[lines.index("") + 1 : lines.index("") + 5]
     assert table[0].split() == ["kernel", "runs", "error", "twin", "us", "kernel", "us", "why"]
     assert table[1].split() == [
-        *("delta_step", "kernel", "3.1e-03", "101.3", "23.0", "agrees,", "faster"),
+        *("delta_step", "kernel", "rows=8", "3.1e-03", "101.3", "23.0", "agrees,", "faster"),
     ]
     assert table[2].split()[:5] == ["router_top_k", "twin", "0.0e+00", "10.0", "11.0"]
     assert table[3].split()[:4] == ["expert_down", "twin", "5.0e-01", "differs"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any
 
 import mlx.core as mx
@@ -20,6 +20,7 @@ from model.kernels.admission import (
     summary,
     without_kernels,
 )
+from model.kernels.candidates import Candidate, candidates
 from model.kernels.metal import UnsupportedError
 from model.kernels.recording import record
 from tests.model.kernels import examples
@@ -73,11 +74,17 @@ def all_taking(clock: Clock, seconds: float) -> Kernels:
     return Kernels(**{name: clock.taking(seconds, getattr(PLAIN, name)) for name in REGIONS})
 
 
+def good_ones(clock: Clock, **others: Callable[..., Any]) -> dict[str, list[Candidate]]:
+    """A kernel of 4 us for every region, but for those named."""
+    kernels = {name: getattr(all_taking(clock, 4e-6), name) for name in REGIONS} | others
+    return {name: [Candidate("", kernel)] for name, kernel in kernels.items()}
+
+
 def tried(
     clock: Clock, name: str, kernel: Callable[..., Any], choice: str = "auto"
 ) -> tuple[Row, bool]:
     """The row of one region whose kernel is `kernel`; whether the network was given it."""
-    candidates = replace(all_taking(clock, 4e-6), **{name: kernel})
+    candidates = good_ones(clock, **{name: kernel})
     admission = Admission([step], [], clock=clock, compiled=False)
     kernels, rows = admission.admit(candidates, parse_choice(choice))
     assert [row.name for row in rows] == list(REGIONS)
@@ -146,7 +153,7 @@ def test_one_that_is_wrong_with_several_rows_only_is_refused(clock: Clock) -> No
         total, normed = PLAIN.add_rms_norm(x, *args, **kwargs)
         return total, normed if x.shape[0] < 3 else normed[::-1]
 
-    candidates = replace(all_taking(clock, 4e-6), add_rms_norm=wrong)
+    candidates = good_ones(clock, add_rms_norm=wrong)
     admission = Admission(
         [step], [lambda kernels: step(kernels, rows=3)], clock=clock, compiled=False
     )
@@ -189,7 +196,7 @@ def test_one_that_is_slower_in_the_second_step_is_refused(clock: Clock) -> None:
         assert q is not None
         return by_rows(q, **named)
 
-    candidates = replace(all_taking(clock, 4e-6), decode_attention=attention)
+    candidates = good_ones(clock, decode_attention=attention)
     longer: Callable[[Kernels], None] = lambda kernels: step(kernels, rows=1)  # noqa: E731
     admission = Admission([step, longer], [], clock=clock, compiled=False)
     _, rows = admission.admit(candidates, "auto")
@@ -227,8 +234,6 @@ def test_one_that_raises_when_it_is_evaluated_or_later_is_refused(clock: Clock) 
 
 
 def test_real_kernels_raise_without_metal_and_are_refused() -> None:
-    from model.kernels.candidates import candidates
-
     if mx.metal.is_available():
         pytest.skip("there is Metal")
     kernels, rows = Admission([step], [], compiled=False).admit(candidates(), "auto")
@@ -239,7 +244,7 @@ def test_real_kernels_raise_without_metal_and_are_refused() -> None:
 
 def test_only_named_ones_are_tried(clock: Clock) -> None:
     admission = Admission([step], [], clock=clock, compiled=False)
-    _, rows = admission.admit(all_taking(clock, 4e-6), ("router_top_k", "delta_step"))
+    _, rows = admission.admit(good_ones(clock), ("router_top_k", "delta_step"))
     assert [row.name for row in rows if row.admitted] == ["router_top_k", "delta_step"]
     assert {row.reason for row in rows if not row.admitted} == {"turned off"}
 
@@ -250,7 +255,7 @@ def test_a_region_that_is_never_called(clock: Clock) -> None:
         mx.eval(kernels.decode_attention(**args))
 
     admission = Admission([attention_only], [], clock=clock, compiled=False)
-    _, rows = admission.admit(all_taking(clock, 4e-6), "auto")
+    _, rows = admission.admit(good_ones(clock), "auto")
     reasons = {row.name: row.reason for row in rows}
     assert reasons["delta_step"] == "this network does not use it"
     assert reasons["decode_attention"] == "agrees, faster"
@@ -263,12 +268,50 @@ def test_an_admitted_kernel_leaves_to_its_twin_what_it_does_not_take(clock: Cloc
         clock.now += 4e-6
         return PLAIN.add_rms_norm(x, *args, **kwargs)
 
-    candidates = replace(all_taking(clock, 4e-6), add_rms_norm=up_to_two_rows)
+    candidates = good_ones(clock, add_rms_norm=up_to_two_rows)
     admission = Admission([step], [], clock=clock, compiled=False)
     kernels, rows = admission.admit(candidates, "auto")
     assert all(row.admitted for row in rows)
     args = examples.residual_norm(Draw(mx.float32), 5, 48)
     assert mx.array_equal(kernels.add_rms_norm(**args)[1], PLAIN.add_rms_norm(**args)[1])
+
+
+def test_the_fastest_size_is_taken(clock: Clock) -> None:
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        raise ValueError("Thread group size (1024) is greater than the maximum allowed")
+
+    sizes = good_ones(clock)
+    right = PLAIN.delta_step
+    sizes["delta_step"] = [
+        Candidate("a", broken),
+        Candidate("b", clock.taking(7e-6, right)),
+        Candidate("c", clock.taking(5e-6, right)),
+        Candidate("d", clock.taking(6e-6, right)),
+        Candidate("e", lambda *args, **kwargs: (x * 2 for x in right(*args, **kwargs))),
+    ]
+    admission = Admission([step], [], clock=clock, compiled=False)
+    kernels, rows = admission.admit(sizes, "auto")
+    (row,) = (row for row in rows if row.name == "delta_step")
+    assert (row.admitted, row.size) == (True, "c")
+    assert row.kernel_us == pytest.approx(5)
+    before = clock.now
+    kernels.delta_step(**examples.delta_step(Draw(mx.float32), 1, DeltaSizes(1, 2, 8, 8)))
+    assert clock.now - before == pytest.approx(5e-6)
+
+    sizes["delta_step"] = [sizes["delta_step"][0], Candidate("f", clock.taking(12e-6, right))]
+    _, rows = admission.admit(sizes, "auto")
+    (row,) = (row for row in rows if row.name == "delta_step")
+    assert (row.admitted, row.size, row.reason) == (False, "f", "agrees, not faster")
+
+    sizes["delta_step"] = sizes["delta_step"][:1]
+    _, rows = admission.admit(sizes, "auto")
+    (row,) = (row for row in rows if row.name == "delta_step")
+    assert row.reason.startswith("raised ValueError: Thread group size")
+
+
+def test_every_region_has_candidates() -> None:
+    assert tuple(candidates()) == REGIONS
+    assert all(candidates().values())
 
 
 def test_recorded_calls_can_be_made_again() -> None:

@@ -1,5 +1,7 @@
 """The kernels of decode attention, run on the CPU, against their twin."""
 
+from functools import partial
+
 import mlx.core as mx
 import pytest
 from hypothesis import given, settings
@@ -44,6 +46,12 @@ def _finite(args: examples.Arguments) -> examples.Arguments:
 @pytest.mark.parametrize(("capacity", "tail_length"), [(0, 1), (0, 256), (256, 17), (768, 200)])
 def test_short_contexts(dtype: mx.Dtype, sizes: HeadSizes, capacity: int, tail_length: int) -> None:
     check(examples.decode_attention(Draw(dtype), 2, sizes, capacity, TAIL, tail_length))
+
+
+@pytest.mark.parametrize("parts", [1, 16])
+def test_fewer_simdgroups(parts: int) -> None:
+    args = examples.decode_attention(Draw(mx.float32), 2, DEMO, 256, TAIL, 100)
+    agree(decode_attention, partial(metal_decode_attention, parts=parts), args)
 
 
 @pytest.mark.parametrize("dtype", TYPES)

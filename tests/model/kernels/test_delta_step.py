@@ -1,5 +1,7 @@
 """The kernel of the DeltaNet step, run on the CPU, against its twin."""
 
+from functools import partial
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -40,6 +42,13 @@ def test_packed_gates_are_projected_before(dtype: mx.Dtype, rows: int) -> None:
     # A projection of its own rounds what it gives.
     gates = args["in_proj_ab"](args["x"]).astype(mx.float32)
     check(args, {**examples.in_float32(args), "in_proj_ab": lambda _: gates})
+
+
+@pytest.mark.parametrize("sizes", [REAL, ODD, UNEVEN])
+@pytest.mark.parametrize("simdgroups", [1, 16])
+def test_fewer_simdgroups(sizes: DeltaSizes, simdgroups: int) -> None:
+    args = examples.delta_step(Draw(mx.float32), 2, sizes)
+    agree(delta_step, partial(metal_delta_step, most_simdgroups=simdgroups), args, exact=(1,))
 
 
 @pytest.mark.parametrize("dtype", TYPES)

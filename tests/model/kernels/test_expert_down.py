@@ -1,5 +1,7 @@
 """The kernel of the experts' second half, run on the CPU, against its twin."""
 
+from functools import partial
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -35,6 +37,13 @@ def test_agrees(dtype: mx.Dtype, spec: QuantSpec | None, sizes: ExpertSizes) -> 
 def test_odd_sizes_of_plain_weights(dtype: mx.Dtype, residual: bool, rows: int) -> None:
     args = examples.expert_down(Draw(dtype), rows, ODD, None, residual=residual)
     agree(expert_down, metal_expert_down, args)
+
+
+@pytest.mark.parametrize("spec", [None, MXFP8])
+@pytest.mark.parametrize("rows", [1, 4, 16])
+def test_more_and_fewer_rows_of_a_threadgroup(spec: QuantSpec | None, rows: int) -> None:
+    args = examples.expert_down(Draw(mx.bfloat16), 3, SMALL, spec)
+    agree(expert_down, partial(metal_expert_down, rows=rows), args)
 
 
 @settings(max_examples=25)
