@@ -160,6 +160,8 @@ async def on_client_gone(request: Request, error: Exception) -> Response:
 
 
 async def on_crash(request: Request, error: Exception) -> JSONResponse:
-    """Handler of everything unforeseen. The traceback goes to the log, not to the client."""
+    """Handler of everything unforeseen. The traceback goes to the log, not to the client. The
+    exception goes on to the HTTP server, which ends the connection: a client has to know."""
     kind = Kind(500, "server_error", "internal_error")
-    return error_response(request.scope, "The server failed on this request.", kind)
+    told = {"Connection": "close"}
+    return error_response(request.scope, "The server failed on this request.", kind, headers=told)

@@ -140,7 +140,7 @@ def test_null_stream_is_whole(served):
     assert served.chat(stream=None, stream_options=None).json()["object"] == "chat.completion"
 
 
-def test_keep_alive_comments_while_silent(served, scripts):
+def test_20_keep_alive_comments_while_silent(served, scripts):
     served.engine.script = [Started(11, 0), 0.7, *scripts.answer()[1:]]
     response = served.chat(stream=True)
     assert response.text.count(": ping\n\n") >= 2

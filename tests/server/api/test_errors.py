@@ -69,13 +69,21 @@ def test_failure_while_running(served, error, status, code, param):
     [[Started(1, 0), ContentDelta(0, "Par")], [Started(1, 0), RuntimeError("secret")]],
     ids=["ends early", "crash"],
 )
-def test_a_stream_never_just_stops(served, script):
+def test_28_a_stream_never_just_stops(served, script):
     served.engine.script = script
     text = served.chat(stream=True).text
     last = json.loads(text.split("\n\n")[-2].removeprefix("data: "))
     assert last["error"]["type"] == "server_error"
     assert "secret" not in text
     assert "secret" not in str(checked(served.chat(), 500))
+
+
+def test_a_crash_ends_its_connection_and_says_so(served):
+    served.engine.refusal = RuntimeError("secret")
+    for _ in range(3):  # a client that kept the connection would find it cut
+        response = served.chat()
+        assert "secret" not in str(checked(response, 500))
+        assert response.headers["connection"] == "close"
 
 
 @pytest.mark.parametrize(

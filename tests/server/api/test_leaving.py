@@ -22,7 +22,7 @@ def wait_for(condition, seconds=5.0):
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("silent", [False, True])
-def test_leaving_cancels(served, scripts, stream, silent):
+def test_12_leaving_cancels(served, scripts, stream, silent):
     served.engine.script = [60] if silent else [Started(1, 0), *[0.01, ContentDelta(0, "x")] * 6000]
     with contextlib.suppress(httpx.ReadTimeout):
         body = {**BODY, "stream": stream}

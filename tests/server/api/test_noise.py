@@ -53,7 +53,7 @@ def messages(nonce):
     return [{"role": "system", "content": system}, {"role": "user", "content": "Hi"}]
 
 
-def test_two_requests_have_one_prompt():
+def test_36_two_requests_have_one_prompt():
     assert template_messages(messages("eb6c6")) == template_messages(messages("1c8b4"))
     assert template_messages(messages("eb6c6"))[0] == {"role": "system", "content": REST}
 
