@@ -81,6 +81,8 @@ def peer_server(peer: Peer, model: Path, *, home: Path, openblas: bool) -> Serve
     Raises BenchError when it cannot be installed.
     """
     port = free_port()
+    if peer.text_only:
+        model = text_view(model, home / "checkpoint")
     command = [str(interpreter(peer)), *peer.arguments, *peer.model_flag, str(model)]
     command += ["--port", str(port)]
     preload = openblas and sys.platform == "linux"

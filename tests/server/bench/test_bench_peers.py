@@ -79,6 +79,16 @@ def test_a_peer_that_would_look_for_images_gets_a_checkpoint_without_any(tmp_pat
     assert (view / "model.safetensors").samefile(DEMO / "model.safetensors")
 
 
+@pytest.mark.parametrize(("name", "own"), [("vllm-mlx", False), ("mlx-lm", True)])
+def test_the_checkpoint_that_a_peer_is_started_with(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, own: bool
+) -> None:
+    monkeypatch.setattr(peers, "interpreter", lambda _: Path("python"))
+    process = peers.contender(name, None, scratch=tmp_path)
+    assert (str(DEMO) in process.command) == own
+    assert (str(tmp_path / "checkpoint") in process.command) != own
+
+
 def test_an_installation_that_fails_says_why(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
