@@ -43,7 +43,8 @@ def exercise(client: Client, installed: Installed, server: dict[str, str], work:
     home = work / client.name
     environment = clean_environment(home, **server)
     environment["PATH"] = ":".join([*path, environment["PATH"]])
-    interpreter = installed.interpreter if client.kind != "agent" else Path(sys.executable)
+    ours = client.runtime == "node" and client.exercise.endswith(".py")
+    interpreter = Path(sys.executable) if ours else installed.interpreter
     command = [str(interpreter), str(scripts / client.exercise)]
     done = run(
         command, environment=environment, folder=home, logs=work / f"{client.name}-log",
@@ -57,12 +58,18 @@ def exercise(client: Client, installed: Installed, server: dict[str, str], work:
         failure = f"the exercise ended early ({ended}): {done.stderr[-900:]}"
     checks = tuple(
         Check(line["check"], line["passed"], line["seconds"], line["error"],
-              None if line["passed"] else client.expected.get(line["check"]))
+              why(client, line["check"], line["error"]))
         for line in lines
     )  # fmt: skip
     return Result(client.name, client.kind, client.version, client.apis, checks,
                   round(done.seconds, 1), installed.seconds, installed.size, failure,
                   tuple(notes))  # fmt: skip
+
+
+def why(client: Client, check: str, error: str | None) -> str | None:
+    """Why this failure is known; None where it is none, or another one."""
+    known = client.known.get(check)
+    return known.why if error is not None and known and known.explains(error) else None
 
 
 def attempt(client: Client, server: dict[str, str], work: Path) -> Result:

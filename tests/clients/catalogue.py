@@ -6,14 +6,27 @@ where the machine has none.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
+class Known:
+    """A failure that is known: why, and all that the check may say; anything else is a new one."""
+
+    why: str
+    says: str  # a regular expression
+
+    def explains(self, error: str) -> bool:
+        said = re.sub(r" \(expect:\d+: .*", "", error.removeprefix("AssertionError: "))
+        return re.fullmatch(self.says, said, re.DOTALL) is not None
+
+
+@dataclass(frozen=True, slots=True)
 class Client:
     """One client; `packages[0]` is the one whose version is shown. `runtime` is where packages and
-    exercise live ("python" or "node"); an exercise of an agent is always Python."""
+    exercise live ("python" or "node"); what `exercise` names may be Python for both."""
 
     name: str
     kind: str  # "sdk", "agent" or "oracle"
@@ -22,7 +35,7 @@ class Client:
     exercise: str
     apis: tuple[str, ...]  # of "chat", "responses", "messages"
     seconds: int = 300  # limit of the whole exercise
-    expected: Mapping[str, str] = field(default_factory=dict)  # a check that may fail: why
+    known: Mapping[str, Known] = field(default_factory=dict)  # by the name of the check
 
     @property
     def version(self) -> str:
@@ -30,6 +43,23 @@ class Client:
 
 
 ALL = ("chat", "responses", "messages")
+
+IMAGE = Known("images are refused with a 400", r"HTTP 400 \(expected \[200\]\);.*")
+NO_MODEL = Known(
+    "a request without a model is answered here", r"HTTP 200 \(expected \[400, 422\]\)"
+)
+REASONING_TEXT = Known(
+    "it knows Open Responses' names of reasoning events, not OpenAI's",
+    r"(unknown SSE event type: response\.reasoning_text\.(delta|done)(; )?)+",
+)
+CITATIONS = Known(
+    "it takes no null for citations, which Anthropic's specification requires",
+    r"content(\.0|_block): Invalid input",
+)
+INPUT_TOKENS = Known(
+    "it takes input_tokens for the whole prompt; Anthropic's leave out what was cached",
+    r"cached_tokens \d+ > prompt_tokens \d+",
+)
 
 CLIENTS = (
     Client("openai-python", "sdk", "python", ("openai==3.54.0",), "openai_python.py", ALL[:2]),
@@ -67,9 +97,30 @@ CLIENTS = (
     Client("claude-code", "agent", "node", ("@anthropic-ai/claude-code@2.1.330",),
            "claude_code.py", ("messages",), 1200),
     Client("llm-comply", "oracle", "python", ("llm-comply==0.5.0",), "llm_comply.py", ALL,
-           expected={
-               "chat-image-input": "images are refused with a 400 (docs/api.md)",
-               "anth-image-input": "images are refused with a 400 (docs/api.md)",
-               "chat-error-handling": "a request without a model is answered here (docs/api.md)",
+           known={
+               "openai-chat: chat-image-input": IMAGE,
+               "open-responses: image-input": IMAGE,
+               "anthropic: anth-image-input": IMAGE,
+               "openai-chat: chat-error-handling": NO_MODEL,
+               "open-responses: error-handling": NO_MODEL,
+               "open-responses: streaming-response": REASONING_TEXT,
+               "open-responses: streaming-usage": REASONING_TEXT,
+           }),
+    Client("llmprobe", "oracle", "node", ("llmprobe@0.6.12",), "llmprobe.py", ALL, 1200,
+           known={
+               "responses: streaming + SSE framing": Known(
+                   "it wants Open Responses' [DONE] and names of reasoning events; OpenAI has none "
+                   "and others",
+                   r"<root>: Invalid input; stream never sent the terminal `data: \[DONE\]`.*",
+               ),
+               "messages: basic completion": CITATIONS,
+               "messages: streaming + SSE framing": CITATIONS,
+               "messages: assistant-history reasoning round-trip": CITATIONS,
+               "messages: usage tokens": INPUT_TOKENS,
+               "messages: prompt cache reporting": INPUT_TOKENS,
+               "messages: prefix cache reuses a growing conversation": INPUT_TOKENS,
+               "messages: a trailing assistant message is a prefill": Known(
+                   "the demo goes on in words of its own", r"the reply started over \(.*",
+               ),
            }),
 )  # fmt: skip

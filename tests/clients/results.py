@@ -85,16 +85,26 @@ def markdown(report: dict[str, Any]) -> str:
     for client in report["clients"]:
         checks = client["checks"]
         tried = "; ".join(check["name"] for check in checks)
+        if client["kind"] == "oracle":
+            tried = "its own checks"
         count = f"{sum(check['passed'] for check in checks)} of {len(checks)}"
-        known = [
-            f"{c['name']}: {c['expected']}" for c in checks if not c["passed"] and c["expected"]
-        ]
-        note = f" ({'; '.join(known)})" if known else ""
         lines.append(
             f"| {client['name']} | {client['version']} | {', '.join(client['apis'])} | {tried} | "
-            f"{count}{note} |"
+            f"{count}{_failures(client)} |"
         )
     return "\n".join(lines)
+
+
+def _failures(client: dict[str, Any]) -> str:
+    """What did not pass and why, behind the count; nothing where everything did."""
+    by_reason: dict[str, list[str]] = {}
+    for check in client["checks"]:
+        if not check["passed"]:
+            by_reason.setdefault(check["expected"] or "FAILED", []).append(check["name"])
+    if client["failure"]:
+        by_reason["FAILED"] = [*by_reason.get("FAILED", []), _short(client["failure"])]
+    told = "; ".join(f"{', '.join(names)}: {why}" for why, names in by_reason.items())
+    return f" ({told})" if told else ""
 
 
 BEGIN, END = "<!-- table -->", "<!-- /table -->"

@@ -15,7 +15,8 @@ import psutil
 import pytest
 
 from tests.clients import __main__ as command
-from tests.clients.exercises.relay import Relay
+from tests.clients.catalogue import Known
+from tests.clients.exercises.relay import Passed, Relay
 from tests.clients.process import clean_environment, run
 from tests.clients.results import Check, Result, as_json, published, table
 
@@ -119,13 +120,24 @@ def test_an_early_end_is_a_failure(tmp_path):
     assert "missing.py" in (result.failure or "")
 
 
+def test_a_known_failure_is_that_failure_only():
+    known = Known("why", r"(unknown event: reasoning\.(delta|done)(; )?)+")
+    client = replace(command.CLIENTS[0], known={"streaming": known})
+    where = " (expect:44: raise AssertionError(str(what)[:600]))"
+    told = "AssertionError: unknown event: reasoning.delta; unknown event: reasoning.done" + where
+    assert command.why(client, "streaming", told) == "why"
+    assert command.why(client, "streaming", told.replace(where, "; no usage" + where)) is None
+    assert command.why(client, "streaming", "TimeoutError: 300 s" + where) is None
+    assert command.why(client, "usage", told) is None
+    assert command.why(client, "streaming", None) is None
+
+
 class Echo(BaseHTTPRequestHandler):
     """Answers with the request it got."""
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["content-length"]))
         self.send_response(200)
-        self.send_header("x-mxserve-cache", "reused=3")
         self.send_header("content-length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -166,7 +178,6 @@ def test_the_relay_forces_one_call(relay, path, body, choice, limit):
     assert first == {**second, "tool_choice": choice}
     assert second == {**body, "model": "m", limit: 1024}
     assert [passed.forced for passed in relay.passed] == [True, False]
-    assert relay.passed[0].cache == "reused=3"
 
 
 @pytest.mark.parametrize(
@@ -180,7 +191,68 @@ def test_the_relay_forces_one_call(relay, path, body, choice, limit):
 def test_the_relay_sees_a_tools_result(relay, path, body):
     httpx.post(relay.url + path, json={**body, "tools": [{"name": "glob"}]})
     httpx.post(relay.url + path, json={"messages": [{"role": "user", "content": "x"}]})
-    assert [passed.has_result for passed in relay.passed] == [True, False]
+    assert [len(passed.results) for passed in relay.passed] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("path", "tool"),
+    [
+        ("/v1/chat/completions", {"type": "function", "function": {"name": "read", "parameters": {
+            "type": "object", "properties": {"path": {"type": "string"}, "limit": {}}}}}),
+        ("/v1/messages", {"name": "read", "input_schema": {
+            "type": "object", "properties": {"path": {"type": "string"}, "limit": {}}}}),
+    ],
+)  # fmt: skip
+def test_the_relay_leaves_a_tool_one_call(relay, path, tool):
+    relay.pinned = {"read": {"path": "notes.txt"}}
+    other = {"type": "function", "name": "other", "parameters": {"properties": {}}}
+    body = {"model": "m", "messages": [], "tools": [tool, other]}
+    [got, kept] = httpx.post(relay.url + path, json=body).json()["tools"]
+    inner = got.get("function", got)
+    schema = inner.get("parameters") or inner["input_schema"]
+    assert schema["properties"]["path"]["enum"] == ["notes.txt"]
+    assert list(schema["properties"]) == schema["required"] == ["path"]
+    assert schema["additionalProperties"] is False
+    assert kept == other
+
+
+WHOLE_CHAT = {"choices": [{"message": {"content": "Paris."}}]}
+WHOLE_RESPONSE = {"object": "response", "output": [
+    {"type": "reasoning", "content": [{"type": "reasoning_text", "text": "Hm."}]},
+    {"type": "message", "content": [{"type": "output_text", "text": "Paris."}]},
+]}  # fmt: skip
+WHOLE_MESSAGE = {"type": "message", "content": [
+    {"type": "thinking", "thinking": "Hm."}, {"type": "text", "text": "Paris."},
+]}  # fmt: skip
+STREAMS = [
+    [{"choices": [{"delta": {"reasoning_content": "Hm."}}]},
+     {"choices": [{"delta": {"content": "Par"}}]}, {"choices": [{"delta": {"content": "is."}}]},
+     {"choices": []}],
+    [{"type": "response.reasoning_text.delta", "delta": "Hm."},
+     {"type": "response.output_text.delta", "delta": "Par"},
+     {"type": "response.output_text.delta", "delta": "is."},
+     {"type": "response.completed", "response": WHOLE_RESPONSE}],
+    [{"type": "content_block_delta", "delta": {"type": "thinking_delta", "thinking": "Hm."}},
+     {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "Par"}},
+     {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "is."}}],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("whole", [WHOLE_CHAT, WHOLE_RESPONSE, WHOLE_MESSAGE])
+def test_the_text_of_a_whole_answer(whole):
+    cache = {"cache": {"reused_tokens": 12, "prefilled_tokens": 3}}
+    answer = json.dumps({**whole, "x_mxserve": cache})
+    passed = Passed("POST", "/v1/x", {}, 200, answer)
+    assert passed.text == "Paris."
+    assert (passed.reused, passed.tokens) == (12, 15)
+
+
+@pytest.mark.parametrize("events", STREAMS)
+def test_the_text_of_a_stream(events):
+    answer = "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n"
+    passed = Passed("POST", "/v1/x", {}, 200, answer)
+    assert passed.text == "Paris."
+    assert (passed.reused, passed.tokens) == (0, 0)
 
 
 def test_the_relay_is_no_way_out(relay):

@@ -2,7 +2,7 @@
 
 import json
 
-from agent import HOME, KEY, MODEL, call, exercise, prepare, relay
+from agent import FILE, HOME, KEY, MODEL, call, exercise, prepare, relay
 
 prepare()
 data = str(HOME / "cline")
@@ -10,12 +10,20 @@ call("cline", "auth", "-p", "openai-compatible", "-k", KEY, "-m", MODEL, "-b", f
      "--data-dir", data, CLINE_TELEMETRY_DISABLED="1", seconds=60)  # fmt: skip
 
 
-def ask(prompt: str) -> str:
+def cline(prompt: str) -> str:
     lines = call("cline", "--data-dir", data, "-P", "openai-compatible", "-m", MODEL, "--json",
                  "--plan", "--retries", "1", "-t", "560", prompt,
                  CLINE_TELEMETRY_DISABLED="1")  # fmt: skip
     events = [json.loads(line) for line in lines.splitlines() if line.startswith("{")]
-    return json.dumps(events[-3:])
+    [result] = [event for event in events if event["type"] == "run_result"]
+    return result["text"]
 
 
-exercise(ask, path="/v1/chat/completions", tool="team_status")
+# It resumes a session only in its window, so the second prompt is another conversation.
+exercise(
+    cline,
+    None,
+    path="/v1/chat/completions",
+    tool="read_files",
+    arguments={"files": [{"path": str(FILE)}]},
+)

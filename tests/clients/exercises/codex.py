@@ -26,11 +26,17 @@ folder.mkdir(exist_ok=True)
 last = HOME / "last.txt"
 
 
-def ask(prompt: str) -> str:
+def codex(*arguments: str) -> str:
     last.unlink(missing_ok=True)
     call("codex", "exec", "--skip-git-repo-check", "--sandbox", "read-only",
-         "--output-last-message", str(last), prompt, MXSERVE_KEY=KEY)  # fmt: skip
+         "--output-last-message", str(last), *arguments, MXSERVE_KEY=KEY)  # fmt: skip
     return last.read_text() if last.exists() else ""
 
 
-exercise(ask, path="/v1/responses", tool="get_goal")
+exercise(
+    codex,
+    lambda prompt: codex("resume", "--last", prompt),
+    path="/v1/responses",
+    tool="exec_command",
+    arguments={"cmd": "cat notes.txt"},
+)

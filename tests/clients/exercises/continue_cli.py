@@ -1,6 +1,6 @@
 """Continue's command `cn` on Chat Completions; it may only read."""
 
-from agent import HOME, KEY, MODEL, call, exercise, relay
+from agent import FILE, HOME, KEY, MODEL, call, exercise, relay
 
 CONFIG = f"""name: mxserve
 version: 0.0.1
@@ -18,9 +18,15 @@ file = HOME / "config.yaml"
 file.write_text(CONFIG)
 
 
-def ask(prompt: str) -> str:
-    return call("cn", "-p", "--config", str(file), "--readonly", prompt,
+def cn(prompt: str, *flags: str) -> str:
+    return call("cn", "-p", "--config", str(file), "--readonly", *flags, prompt,
                 CONTINUE_TELEMETRY_ENABLED="0", CONTINUE_CLI_AUTO_UPDATED="1")  # fmt: skip
 
 
-exercise(ask, path="/v1/chat/completions", tool="Read")
+exercise(
+    cn,
+    lambda prompt: cn(prompt, "--resume"),
+    path="/v1/chat/completions",
+    tool="Read",
+    arguments={"filepath": str(FILE)},
+)

@@ -1,6 +1,6 @@
 """GitHub's Copilot CLI, offline with a model of one's own: Chat Completions."""
 
-from agent import KEY, MODEL, call, exercise, relay
+from agent import FILE, KEY, MODEL, call, exercise, relay
 
 ENVIRONMENT = {
     "COPILOT_OFFLINE": "true",
@@ -11,9 +11,19 @@ ENVIRONMENT = {
 }
 
 
-def ask(prompt: str) -> str:
+def copilot(prompt: str, *flags: str) -> str:
     return call("copilot", "-p", prompt, "--silent", "--disable-client-telemetry",
-                "--allow-tool", "view", "--allow-tool", "glob", **ENVIRONMENT)  # fmt: skip
+                "--allow-tool", "view", *flags, **ENVIRONMENT)  # fmt: skip
 
 
-exercise(ask, path="/v1/chat/completions", tool="glob")
+# With all of its tools the prompt has 21,000 of the demo's tokens, and the demo loses the question.
+ONE = ("--available-tools", "view")
+
+exercise(
+    lambda prompt: copilot(prompt, *ONE),
+    lambda prompt: copilot(prompt, *ONE, "--continue"),
+    path="/v1/chat/completions",
+    tool="view",
+    arguments={"path": str(FILE)},
+    use=copilot,
+)

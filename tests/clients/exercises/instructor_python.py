@@ -7,6 +7,7 @@ import openai
 from pydantic import BaseModel
 from report import KEY, MODEL, SPAIN_AS_JSON, URL, check, expect
 
+ITALY_AS_JSON = "Give the capital of Italy as JSON."
 MESSAGES: Any = [{"role": "user", "content": SPAIN_AS_JSON}]
 
 
@@ -64,6 +65,22 @@ def partial() -> None:
         model=MODEL, messages=MESSAGES, response_model=Capital, max_retries=0, temperature=0,
     ))  # fmt: skip
     expect(len(parts) > 1 and parts[-1].capital == "Madrid", parts[-1:])
+
+
+@check("usage and second turn cached")
+def cached() -> None:
+    def turn(messages: Any) -> tuple[Any, Any]:
+        return client(instructor.Mode.JSON_SCHEMA).chat.completions.create_with_completion(
+            model=MODEL, messages=messages, response_model=Capital, max_retries=0, temperature=0,
+        )  # fmt: skip
+
+    asked: Any = [{"role": "system", "content": "You are a helper of instructor."}, *MESSAGES]
+    _, first = turn(asked)
+    said = {"role": "assistant", "content": first.choices[0].message.content}
+    answer, second = turn([*asked, said, {"role": "user", "content": ITALY_AS_JSON}])
+    expect(answer.capital == "Rome", answer)
+    tokens = second.usage.prompt_tokens_details.cached_tokens
+    expect(tokens >= first.usage.prompt_tokens, second.usage)
 
 
 @check("errors")

@@ -27,6 +27,7 @@ for form in ("openai-chat", "open-responses", "anthropic"):
     for result in results:
         if result["status"] != "skipped":
 
-            @check(result["id"])
+            @check(f"{form}: {result['id']}")
             def one(result: dict = result) -> None:
-                expect(result["status"] == "passed", result.get("errors"))
+                found = sorted(set(result.get("errors") or []))
+                expect(result["status"] == "passed" and not found, "; ".join(found))

@@ -41,12 +41,13 @@ def plain() -> None:
     expect("Paris" in said("-m", "mx", FRANCE), "streamed")
 
 
-@check("second turn")
+@check("second turn cached")
 def second() -> None:
     said("-m", "mx", FRANCE)
     expect("Rome" in said("-c", ITALY), "continued")
     usage = json.loads(said("logs", "list", "-n", "1", "--json"))[0]
     expect(usage["input_tokens"] > 0 and usage["output_tokens"] > 0, usage)
+    expect(usage["token_details"]["prompt_tokens_details"]["cached_tokens"] > 0, usage)
 
 
 @check("tool round trip")

@@ -13,7 +13,17 @@ from agents import (
     set_tracing_disabled,
 )  # fmt: skip
 from pydantic import BaseModel
-from report import FRANCE, KEY, MODEL, SPAIN_AS_JSON, URL, WEATHER_IN_PARIS, check, expect
+from report import (
+    FRANCE,
+    ITALY,
+    KEY,
+    MODEL,
+    SPAIN_AS_JSON,
+    URL,
+    WEATHER_IN_PARIS,
+    check,
+    expect,
+)  # fmt: skip
 
 set_tracing_disabled(True)
 asked: list[str] = []
@@ -55,6 +65,16 @@ async def round_trip(kind: Any) -> None:
     expect(asked == ["Paris"] and "21" in answer.final_output, (asked, answer))
 
 
+async def second_turn(kind: Any) -> None:
+    helper = agent(kind, instructions=f"You are a helper of {kind.__name__}.")
+    first = await Runner.run(helper, FRANCE)
+    turns = [*first.to_input_list(), {"role": "user", "content": ITALY}]
+    second = await Runner.run(helper, turns)
+    expect("Rome" in second.final_output, second)
+    usage, before = second.context_wrapper.usage, first.context_wrapper.usage
+    expect(usage.input_tokens_details.cached_tokens >= before.input_tokens, usage)
+
+
 async def structured(kind: Any) -> None:
     answer = await Runner.run(agent(kind, output_type=Capital), SPAIN_AS_JSON)
     expect(answer.final_output == Capital(country="Spain", capital="Madrid"), answer)
@@ -64,6 +84,7 @@ for name, kind in (("", OpenAIChatCompletionsModel), ("responses: ", OpenAIRespo
     check(f"{name}plain and streamed")(lambda kind=kind: plain(kind))
     check(f"{name}tool round trip")(lambda kind=kind: round_trip(kind))
     check(f"{name}structured output")(lambda kind=kind: structured(kind))
+    check(f"{name}second turn cached")(lambda kind=kind: second_turn(kind))
 
 
 @check("errors")

@@ -2,7 +2,7 @@
 
 import json
 
-from agent import HOME, KEY, MODEL, call, exercise, relay
+from agent import FILE, HOME, KEY, MODEL, call, exercise, relay
 
 CONFIG = {
     "$schema": "https://opencode.ai/config.json",
@@ -26,12 +26,18 @@ folder.mkdir(parents=True, exist_ok=True)
 (folder / "opencode.json").write_text(json.dumps(CONFIG))
 
 
-def ask(prompt: str) -> str:
-    lines = call("opencode", "run", "--format", "json", "-m", f"mxserve/{MODEL}", prompt,
+def opencode(prompt: str, *flags: str) -> str:
+    lines = call("opencode", "run", "--format", "json", "-m", f"mxserve/{MODEL}", *flags, prompt,
                  OPENCODE_DISABLE_MODELS_FETCH="1", OPENCODE_DISABLE_AUTOUPDATE="1",
                  OPENCODE_DISABLE_LSP_DOWNLOAD="1")  # fmt: skip
     events = [json.loads(line) for line in lines.splitlines() if line.startswith("{")]
     return "".join(e["part"]["text"] for e in events if e.get("type") == "text")
 
 
-exercise(ask, path="/v1/chat/completions", tool="glob")
+exercise(
+    opencode,
+    lambda prompt: opencode(prompt, "--continue"),
+    path="/v1/chat/completions",
+    tool="read",
+    arguments={"filePath": str(FILE)},
+)

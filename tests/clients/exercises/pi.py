@@ -16,9 +16,15 @@ folder.mkdir(parents=True, exist_ok=True)
 (folder / "models.json").write_text(json.dumps({"providers": {"mxserve": PROVIDER}}))
 
 
-def ask(prompt: str) -> str:
-    return call("pi", "--provider", "mxserve", "--model", MODEL, "--tools", "read,ls", "-p", prompt,
-                PI_OFFLINE="1")  # fmt: skip
+def pi(prompt: str, *flags: str) -> str:
+    return call("pi", "--provider", "mxserve", "--model", MODEL, "--tools", "read,ls", *flags,
+                "-p", prompt, PI_OFFLINE="1")  # fmt: skip
 
 
-exercise(ask, path="/v1/chat/completions", tool="read")
+exercise(
+    pi,
+    lambda prompt: pi(prompt, "--continue"),
+    path="/v1/chat/completions",
+    tool="read",
+    arguments={"path": "notes.txt"},
+)

@@ -1,6 +1,8 @@
-"""Qwen Code on Chat Completions; in plan mode, so that it changes nothing."""
+"""Qwen Code on Chat Completions; without its memory, which asks the model in the background."""
 
-from agent import HOME, KEY, MODEL, call, exercise, relay
+import json
+
+from agent import FILE, HOME, KEY, MODEL, call, exercise, relay
 
 ENVIRONMENT = {
     "OPENAI_BASE_URL": f"{relay.url}/v1",
@@ -8,14 +10,27 @@ ENVIRONMENT = {
     "OPENAI_MODEL": MODEL,
     "QWEN_TELEMETRY_ENABLED": "false",
 }
+SETTINGS = {
+    "privacy": {"usageStatisticsEnabled": False},
+    "memory": {"enableManagedAutoMemory": False},
+}
 folder = HOME / ".qwen"
 folder.mkdir(exist_ok=True)
-(folder / "settings.json").write_text('{"privacy": {"usageStatisticsEnabled": false}}')
+(folder / "settings.json").write_text(json.dumps(SETTINGS))
 
 
-def ask(prompt: str) -> str:
-    return call("qwen", "--auth-type", "openai", "--approval-mode", "plan", "-p", prompt,
+def qwen(prompt: str, *flags: str) -> str:
+    return call("qwen", "--auth-type", "openai", *flags, "-p", prompt,
                 **ENVIRONMENT)  # fmt: skip
 
 
-exercise(ask, path="/v1/chat/completions", tool="list_directory")
+exercise(
+    qwen,
+    lambda prompt: qwen(prompt, "--continue"),
+    path="/v1/chat/completions",
+    tool="read_file",
+    arguments={"file_path": str(FILE)},
+    found=False,
+    # A session that is resumed has another first message: it lacks a reminder of the date.
+    share=0.75,
+)
