@@ -15,6 +15,7 @@ import llguidance
 
 from .grammar_error import GrammarError
 from .schema_facts import Schema, exclusive
+from .text_formats import DATE
 
 MAX_BYTES = 256 << 10
 MAX_NESTING = 64
@@ -145,6 +146,10 @@ class _Preparation:
             if type(bound) in (int, float) and not -_MOST <= bound <= _MOST:
                 text = "is beyond 2^63, and not supported"
                 raise self._wrong(f"The keyword {key}", path, text, key)
+        if schema.get("format") in ("date", "date-time"):
+            # The engine takes 29 February for a day of any year, and 0 for a year.
+            dated = {"pattern": f"^{DATE}"}
+            schema["allOf"] = [*schema.get("allOf", ()), dated]
         least, closed = schema.get("minProperties"), schema.get("additionalProperties") is False
         if isinstance(least, (int, float)) and least > 1 and not closed:
             # An object could be filled with one key again and again.
