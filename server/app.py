@@ -28,6 +28,7 @@ from server.api.serving import Serving
 from server.engine.errors import EngineError
 from server.settings import Settings
 
+MODULES = (anthropic, chat, completions, responses, tokenize, models, health, openapi)
 EXPOSED_HEADERS = ["x-request-id", "request-id", "retry-after", CACHE_HEADER]
 
 
@@ -49,10 +50,9 @@ def create_app(settings: Settings, engine: Serving) -> ASGIApp:
     app.state.settings = settings
     app.state.engine = engine
     app.state.responses = responses.responses_for(settings)
-    modules = (anthropic, chat, completions, responses, tokenize, models, health, openapi)
-    for module in modules:
+    for module in MODULES:
         app.include_router(module.router)
-    app.state.routes = [route for module in modules for route in module.router.routes]
+    app.state.routes = [route for module in MODULES for route in module.router.routes]
 
     layers: ASGIApp = app
     if settings.api_key is not None:

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from schemathesis import GenerationMode
 
 from server.api.openapi import document, operation
+from server.app import MODULES
 from server.engine.events import ContentDelta, Started
 
 BUDGET_S = 5  # for each operation, however slow the machine
@@ -78,32 +79,26 @@ def test_two_schemas_of_one_name_are_a_mistake():
         document(router.routes, with_key=False)
 
 
-MODES = {
-    "POST": [GenerationMode.POSITIVE, GenerationMode.NEGATIVE],
-    "GET": [GenerationMode.POSITIVE],
-}
-OPERATIONS = [
-    ("POST", "/v1/chat/completions"),
-    ("POST", "/v1/completions"),
-    ("POST", "/v1/responses"),
-    ("POST", "/v1/messages"),
-    ("POST", "/v1/messages/count_tokens"),
-    ("POST", "/v1/messages"),
-    ("POST", "/v1/messages/count_tokens"),
-    ("POST", "/tokenize"),
-    ("POST", "/detokenize"),
-    ("POST", "/apply-template"),
-    ("GET", "/v1/models"),
-    ("GET", "/v1/models/{name}"),
-    ("GET", "/health"),
-    ("GET", "/health/live"),
-]
+PATHS = document([route for m in MODULES for route in m.router.routes], with_key=False)["paths"]
+BOTH = [GenerationMode.POSITIVE, GenerationMode.NEGATIVE]
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "mode"),
-    [(method, path, mode) for method, path in OPERATIONS for mode in MODES[method]],
-)
+def operations():
+    """Every described operation, those with a body also with bodies that are wrong."""
+    for path, methods in PATHS.items():
+        for method in methods:
+            if method != "head":
+                modes = BOTH if method == "post" else BOTH[:1]
+                yield from ((method.upper(), path, mode) for mode in modes)
+
+
+def test_every_route_is_tried():
+    tried = {(method, path) for method, path, _ in operations()}
+    assert {("POST", "/v1/responses"), ("DELETE", "/v1/responses/{id}"), ("GET", "/")} <= tried
+    assert len(tried) >= 15
+
+
+@pytest.mark.parametrize(("method", "path", "mode"), list(operations()))
 def test_schemathesis(served, scripts, described, method, path, mode):
     """Never a 5xx, always a documented shape, whatever comes."""
     schema = schemathesis.openapi.from_dict(described)
@@ -131,15 +126,19 @@ def test_schemathesis(served, scripts, described, method, path, mode):
     def check(case):
         if time.monotonic() > end:
             return
-        body = case.body
-        if isinstance(body, dict) and "stream" in body:
-            body = {**body, "stream": None}
         url = served.url + case.formatted_path
-        content = None if method == "GET" else json.dumps(body, default=str).encode()
+        content = json.dumps(case.body, default=str).encode() if method == "POST" else None
         response = served.http.request(method, url, content=content)
         assert response.status_code < 500, response.text
-        told = answers.get(str(response.status_code), answers["default"])
-        shape = told["content"]["application/json"]["schema"]
-        jsonschema.validate(response.json(), resolved(shape, described))
+        kind = response.headers["content-type"].partition(";")[0]
+        content = answers.get(str(response.status_code), answers["default"])["content"]
+        assert kind in content
+        if kind == "application/json":
+            shape = content[kind]["schema"]
+            jsonschema.validate(response.json(), resolved(shape, described))
+        elif kind == "text/event-stream":
+            frames = [line for line in response.text.split("\n") if line.startswith("data: {")]
+            assert frames
+            assert not any("error" in json.loads(frame[6:]) for frame in frames)
 
     check()
