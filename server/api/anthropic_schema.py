@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
+from server.api.anthropic_shapes import EFFORT, FORMAT, MESSAGE, SYSTEM, TOOL_CHOICE, TOOLS
 from server.api.effort import Budgets, effort_limit, thinking
 from server.api.errors import ApiError
 from server.api.fields import MAX_INT32, SWITCH, Fields, shown
@@ -39,8 +40,8 @@ class ThinkingConfig(Fields):
 
 
 class OutputConfig(Fields):
-    effort: Any = None
-    format: Any = None
+    effort: Any = Field(None, json_schema_extra=EFFORT)
+    format: Any = Field(None, json_schema_extra=FORMAT)
 
 
 class Metadata(Fields):
@@ -52,14 +53,17 @@ class PromptFields(Fields):
 
     model: str | None = Field(None, max_length=1024, description="a string")
     messages: list[Any] = Field(
-        min_length=1, max_length=MAX_MESSAGES, description=f"a list of 1 to {MAX_MESSAGES} messages"
+        min_length=1,
+        max_length=MAX_MESSAGES,
+        description=f"a list of 1 to {MAX_MESSAGES} messages",
+        json_schema_extra={"items": MESSAGE},
     )
-    system: Any = None
-    tools: list[Any] | None = Field(None, description="a list of tools")
-    tool_choice: Any = None
+    system: Any = Field(None, json_schema_extra=SYSTEM)
+    tools: list[Any] | None = Field(None, description="a list of tools", json_schema_extra=TOOLS)
+    tool_choice: Any = Field(None, json_schema_extra=TOOL_CHOICE)
     thinking: ThinkingConfig | None = Field(None, description="an object")
     output_config: OutputConfig | None = Field(None, description="an object")
-    output_format: Any = None
+    output_format: Any = Field(None, json_schema_extra=FORMAT)
 
     def thinking_for(self, budgets: Budgets, *, after_tools: bool) -> Thinking:
         """No thinking unless it is asked for. after_tools: the last message has tool results.
