@@ -46,7 +46,7 @@ def test_more_and_fewer_rows_of_a_threadgroup(spec: QuantSpec | None, rows: int)
     agree(expert_down, partial(metal_expert_down, rows=rows), args)
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(
     rows=st.integers(1, 16),
     spec=st.sampled_from([None, MXFP8, AFFINE8]),

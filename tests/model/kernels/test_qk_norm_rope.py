@@ -27,7 +27,7 @@ def test_agrees(dtype: mx.Dtype, sizes: HeadSizes, rows: int) -> None:
     agree(qk_norm_rope, metal_qk_norm_rope, args, exact=(1, 3))
 
 
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(
     rows=st.integers(1, 16),
     sizes=st.sampled_from([DEMO, ODD]),
