@@ -47,7 +47,8 @@ def second() -> None:
     expect("Rome" in said("-c", ITALY), "continued")
     usage = json.loads(said("logs", "list", "-n", "1", "--json"))[0]
     expect(usage["input_tokens"] > 0 and usage["output_tokens"] > 0, usage)
-    expect(usage["token_details"]["prompt_tokens_details"]["cached_tokens"] > 0, usage)
+    details = json.loads(usage["token_details"])
+    expect(details["prompt_tokens_details"]["cached_tokens"] > 0, usage)
 
 
 @check("tool round trip")
