@@ -14,13 +14,27 @@ _HOST = (
     r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*"
 )
 _BYTE = r"(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+_GROUP = "[0-9a-fA-F]{1,4}"
+_IPV6 = "|".join(
+    [
+        f"({_GROUP}:){{7}}{_GROUP}",
+        f"({_GROUP}:){{1,7}}:",
+        *(f"({_GROUP}:){{1,{7 - n}}}(:{_GROUP}){{1,{n}}}" for n in range(1, 7)),
+        f":(:{_GROUP}){{1,7}}",
+        "::",
+    ]
+)
+_DAYS = "([0-9]+Y([0-9]+M([0-9]+D)?)?|[0-9]+M([0-9]+D)?|[0-9]+D)"
+_HOURS = "T([0-9]+H([0-9]+M([0-9]+S)?)?|[0-9]+M([0-9]+S)?|[0-9]+S)"
 FORMATS = {
     "date": DATE,
     "time": _CLOCK + _ZONE,
     "date-time": f"{DATE}T{_CLOCK}{_ZONE}",
+    "duration": f"P({_DAYS}({_HOURS})?|{_HOURS}|[0-9]+W)",
     "uuid": "[0-9a-fA-F]{8}-([0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}",
     "email": r"[A-Za-z0-9_+-]+(\.[A-Za-z0-9_+-]+)*@" + _HOST,
     "hostname": _HOST,
     "ipv4": rf"({_BYTE}\.){{3}}{_BYTE}",
+    "ipv6": _IPV6,
     "uri": r"[A-Za-z][A-Za-z0-9+.-]*:[!-~]+",
 }

@@ -267,6 +267,31 @@ def test_a_date_is_one_of_the_calendar() -> None:
         assert may_be_called(tool(root, strict=True), {"k": day}) is None
 
 
+@pytest.mark.parametrize(
+    ("form", "right", "wrong"),
+    [
+        ("time", "23:59:00Z", "24:00:00Z"),
+        ("date-time", "2024-02-29T12:00:00+01:00", "2023-02-29T12:00:00Z"),
+        ("duration", "P1Y2M3DT4H5M6S", "P"),
+        ("duration", "PT5M", "P5H"),
+        ("duration", "P3W", "P3W1D"),
+        ("uuid", "00000000-0000-4000-8000-0123456789ab", "00000000000040008000"),
+        ("email", "a.b+c@example.org", "a@b@c"),
+        ("hostname", "a-b.example", "-a.example"),
+        ("ipv4", "255.0.10.1", "256.0.10.1"),
+        ("ipv6", "::", ":"),
+        ("ipv6", "1:2:3:4:5:6:7:8", "1:2:3:4:5:6:7"),
+        ("ipv6", "fe80::1:2", "fe80::1::2"),
+        ("ipv6", "1:2:3:4:5:6:7::", "1:2:3:4:5:6:7:8::"),
+        ("uri", "http://a.example/b?c#d", "no uri"),
+    ],
+)
+def test_formats_of_bare_text(form: str, right: str, wrong: str) -> None:
+    root = {"properties": {"k": {"type": "string", "format": form}}}
+    assert may_be_called(tool(root, strict=True), {"k": right}) == {"k": right}
+    assert may_be_called(tool(root, strict=True), {"k": wrong}) is None
+
+
 def test_many_tools_and_values_cost_one_terminal() -> None:
     root = {"properties": {"k": {"enum": [f"value {i}" for i in range(3000)]}}}
     many = [tool({"properties": {f"p{j}": {} for j in range(9)}}, name=f"f{i}") for i in range(511)]
