@@ -25,7 +25,7 @@ SIZES = (
 )
 # A chunk is never larger than this times the largest one lately measured...
 GROWTH = 1.5
-# ...nor larger than this in a context more than twice as long as any lately measured.
+# ...nor larger than this before any was, or in a context more than twice as long as any lately.
 FIRST_CHUNK = 128
 
 _MEMORY = 0.95  # weight of a figure against the next one
@@ -73,11 +73,11 @@ class ChunkSizer:
         # How much cheaper a short context is shows when there is one.
         return self._margin * self._fit.seconds(tokens, max(context, self._nearest))
 
-    def fitting(self, room: float, context: int, first: int) -> int:
+    def fitting(self, room: float, context: int) -> int:
         """The largest size that takes at most `room` seconds after `context` tokens; 0 when none
-        does. `first`: the size before anything was measured."""
+        does. FIRST_CHUNK before anything was measured."""
         if not self.measured:
-            return first
+            return FIRST_CHUNK
         limit = self._largest * GROWTH
         if context > 2 * self._furthest:
             limit = min(limit, FIRST_CHUNK)

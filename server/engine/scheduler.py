@@ -15,15 +15,16 @@ from enum import Enum
 from typing import Generic, TypeVar
 
 from server.engine.admission import Waiting, WaitingLine, insist
-from server.engine.chunk_size import FIRST_CHUNK, MIN_CHUNK, ChunkSizer
+from server.engine.chunk_size import MIN_CHUNK, ChunkSizer
 from server.engine.decode_cost import DecodeCost, RecentCost
 
 Key = TypeVar("Key", bound=Hashable)
 
-# Seconds a chunk may take while nobody decodes: what a newcomer or a cancel waits for.
+# Seconds a chunk may take while nobody decodes: what a newcomer or a cancel waits for. There are
+# devices that need longer for MIN_CHUNK_ALONE tokens; once it was LONGEST_S, fewer do.
 ALONE_S = 0.4
 MIN_CHUNK_ALONE = 128
-FIRST_CHUNK_ALONE = 512
+LONGEST_S = 5.0
 _SMOOTHING = 0.3
 _MAX_RETRY_S = 60
 
@@ -102,6 +103,7 @@ class Scheduler(Generic[Key]):
     _decode_due: bool = False
     _admits_in_a_row: int = 0
     _shortest_next: bool = True
+    _least_alone: int = MIN_CHUNK_ALONE  # tokens of the smallest chunk while nobody decodes
     _chunks: ChunkSizer = field(default_factory=ChunkSizer)
     _decode_s: DecodeCost = field(default_factory=DecodeCost)
     _admit_s: RecentCost = field(default_factory=RecentCost)
@@ -233,6 +235,10 @@ class Scheduler(Generic[Key]):
             self._admit_s.add(seconds)
         elif isinstance(turn, Prefill):
             self._chunks.add(tokens, self._context_fed, seconds)
+            if seconds > LONGEST_S:
+                self._least_alone = MIN_CHUNK
+            elif tokens >= MIN_CHUNK and seconds * MIN_CHUNK_ALONE < LONGEST_S * tokens:
+                self._least_alone = MIN_CHUNK_ALONE
             request = self._active.get(turn.key)
             if request is not None:
                 request.context += tokens
@@ -298,14 +304,13 @@ class Scheduler(Generic[Key]):
 
     def _chunk(self, request: _Active, room: float, rows: int, *, must: bool) -> int:
         """Tokens of the next chunk; 0 when none fits and none is due."""
-        first = FIRST_CHUNK if rows else FIRST_CHUNK_ALONE
-        size = self._chunks.fitting(room, request.context, first)
+        size = self._chunks.fitting(room, request.context)
         if rows and size >= request.left:  # its rows will be in the step that ends this round
             joined = self._decode_s.seconds(rows + request.slots)
             room -= max(0.0, joined - self._decode_s.seconds(rows))
-            size = self._chunks.fitting(room, request.context, first)
+            size = self._chunks.fitting(room, request.context)
         if must:
-            size = max(size, MIN_CHUNK if rows else MIN_CHUNK_ALONE)
+            size = max(size, MIN_CHUNK if rows else self._least_alone)
         return min(size, request.left or size)
 
     def _expect(self, key: Key, *phases: _Phase) -> _Active:

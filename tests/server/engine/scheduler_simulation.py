@@ -14,6 +14,7 @@ from itertools import pairwise
 from server.engine.admission import MAX_OVERTAKEN
 from server.engine.chunk_size import MAX_CHUNK, MIN_CHUNK
 from server.engine.scheduler import (
+    LONGEST_S,
     MIN_CHUNK_ALONE,
     Admit,
     Decode,
@@ -157,7 +158,7 @@ class Simulation:
         self._pieces = self._gap_chunks = 0
         self._rows_seen: dict[int, int] = {}
         self._measured = 0
-        self._slow = False
+        self._slow = self._slow_chunks = False
 
     def run(self) -> Simulation:
         while self._step():
@@ -273,10 +274,12 @@ class Simulation:
         assert 1 <= tokens <= min(MAX_CHUNK, client.prompt - client.fed)
         rows = self._rows()
         if tokens < client.prompt - client.fed:
-            assert tokens >= (MIN_CHUNK if rows else MIN_CHUNK_ALONE)
+            least = MIN_CHUNK if rows or self._slow_chunks else MIN_CHUNK_ALONE
+            assert tokens >= least
         self._least(self.device.chunk(MIN_CHUNK, client.fed))
         seconds = self._spend(self.device.chunk(tokens, client.fed))
         self.chunks.append((self.now, tokens, seconds))
+        self._slow_chunks = self._slow_chunks or seconds > LONGEST_S
         self._gap_chunks += 1
         self._measured += 1
         if not rows:

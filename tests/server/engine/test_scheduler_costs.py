@@ -40,26 +40,26 @@ def test_size_and_context_are_told_apart(noise: float):
 def test_what_fits_takes_the_time_there_is():
     sizer = fed(*((size, 0) for size in (64, 128, 256, 512) * 5))
     for room in (0.05, 0.08, 0.12, 0.2):
-        size = sizer.fitting(room, 0, first=128)
+        size = sizer.fitting(room, 0)
         larger = SIZES[SIZES.index(size) + 1]
         assert cost(size, 0) <= room * 1.01 <= cost(larger, 0) * 1.02
-    assert sizer.fitting(0.03, 0, first=128) == 0
+    assert sizer.fitting(0.03, 0) == 0
 
 
 def test_growth_is_bounded_by_what_was_measured():
     sizer = fed((128, 0), (128, 128))
-    assert sizer.fitting(100.0, 256, first=128) == 192
+    assert sizer.fitting(100.0, 256) == 192
 
 
 def test_the_largest_chunk_is_forgotten_in_time():
     sizer = fed((2048, 0), *((48, 2048 + 48 * i) for i in range(100)))
-    assert sizer.fitting(100.0, 6000, first=128) <= 128
+    assert sizer.fitting(100.0, 6000) <= 128
 
 
 def test_a_context_never_seen_is_tried_with_care():
     sizer = fed(*((512, 512 * i) for i in range(8)))
-    assert sizer.fitting(10.0, 4096, first=128) == 768
-    assert sizer.fitting(10.0, 100_000, first=128) == FIRST_CHUNK
+    assert sizer.fitting(10.0, 4096) == 768
+    assert sizer.fitting(10.0, 100_000) == FIRST_CHUNK
 
 
 def test_a_shorter_context_is_not_supposed_to_be_cheaper_before_it_was_seen():
@@ -92,7 +92,7 @@ def test_any_figures_give_a_size_on_offer_and_costs_that_grow_with_it(
     sizer = ChunkSizer()
     for tokens, before, seconds in figures:
         sizer.add(tokens, before, seconds)
-    size = sizer.fitting(room, context, first=128)
+    size = sizer.fitting(room, context)
     assert size in (0, *SIZES)
     costs = [sizer.seconds(tokens, context) for tokens in SIZES]
     assert costs == sorted(costs)
