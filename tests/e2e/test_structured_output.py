@@ -4,12 +4,15 @@ model, whole and streamed, with a thought and without, in each dialect that take
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import jsonschema
 import pytest
+
+from tests.conftest import ServerProcess
 
 TALK = [{"role": "user", "content": "Tell me something."}]
 WORD = {"type": "string", "maxLength": 6}
@@ -198,3 +201,92 @@ def test_responses(http: httpx.Client, name: str) -> None:
     if told["status"] == "completed":
         (item,) = [item for item in told["output"] if item["type"] == "message"]
         checker(schema).validate(json.loads(item["content"][0]["text"]))
+
+
+AMBIGUOUS = 'start: a "z"\na: a a a | a a | "y"'  # the more is written, the more it can mean
+
+
+def dead_end(http: httpx.Client, **fields: Any) -> httpx.Response:
+    """An answer that writes y until its grammar has too many readings of it."""
+    (letter,) = http.post("/tokenize", json={"prompt": "y"}).json()["tokens"]
+    body = {
+        "messages": TALK,
+        "reasoning_effort": "none",
+        "logit_bias": {str(letter): 100},
+        "structured_outputs": {"grammar": AMBIGUOUS},
+        **fields,
+    }
+    return http.post("/v1/chat/completions", json=body)
+
+
+def test_a_dead_end_is_an_error_of_its_request(http: httpx.Client) -> None:
+    response = dead_end(http)
+    assert response.status_code == 500
+    error = response.json()["error"]
+    assert error["code"] == "grammar_dead_end"
+    assert "items" in error["message"]
+    assert "\n" not in error["message"]
+    streamed = dead_end(http, stream=True)
+    frames = [line[6:] for line in streamed.text.split("\n") if line.startswith("data: ")]
+    assert json.loads(frames[-1])["error"]["code"] == "grammar_dead_end"
+    assert "y" in json.loads(frames[5])["choices"][0]["delta"]["content"]
+
+
+def test_a_dead_end_is_nobody_elses(live_server: ServerProcess, http: httpx.Client) -> None:
+    alone = http.post("/v1/chat/completions", json={"messages": TALK, "temperature": 0}).json()
+    said: list[Any] = []
+
+    def beside() -> None:
+        with httpx.Client(base_url=live_server.url, timeout=120) as other:
+            body = {"messages": TALK, "temperature": 0}
+            said.append(other.post("/v1/chat/completions", json=body).json())
+
+    threads = [threading.Thread(target=beside) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    assert dead_end(http).status_code == 500
+    for thread in threads:
+        thread.join(60)
+    assert [one["choices"] for one in said] == [alone["choices"]] * 3
+    assert http.get("/health").json()["status"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "words"),
+    [
+        ({"guided_json": {"type": "array", "uniqueItems": True}}, "guided_json", "uniqueItems"),
+        ({"guided_json": False}, "guided_json", "no value"),
+        ({"guided_regex": "("}, "guided_regex", "unclosed"),
+        ({"structured_outputs": {"grammar": "start: a\na: a"}}, "structured_outputs.grammar", ""),
+        ({"grammar": "root ::= missing"}, "grammar", ""),
+        ({"guided_choice": ["x" * 4096] * 65}, "guided_choice", "bytes"),
+    ],
+)
+def test_what_cannot_be_enforced_is_a_400_that_names_it(
+    http: httpx.Client, fields: dict[str, Any], param: str, words: str
+) -> None:
+    for path in ("/v1/chat/completions", "/v1/completions"):
+        response = http.post(path, json={"messages": TALK, "prompt": "x", **fields})
+        assert response.status_code == 400, response.text
+        error = response.json()["error"]
+        assert error["param"] == param
+        assert words in error["message"]
+
+
+def test_a_strict_tool_is_enforced_or_refused_in_every_dialect(http: httpx.Client) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "array", "uniqueItems": True}}}
+    nested = {"type": "function", "function": {"name": "f", "parameters": schema, "strict": True}}
+    flat = {"type": "function", "name": "f", "parameters": schema, "strict": True}
+    own = {"name": "f", "input_schema": schema, "strict": True}
+    asked: list[tuple[str, dict[str, Any]]] = [
+        ("/v1/chat/completions", {"messages": TALK, "tools": [nested]}),
+        ("/v1/responses", {"input": TALK, "tools": [flat]}),
+        ("/v1/messages", {"messages": TALK, "tools": [own], "max_tokens": 9}),
+    ]
+    for path, body in asked:
+        response = http.post(path, json=body)
+        assert response.status_code == 400, response.text
+        assert "uniqueItems" in response.json()["error"]["message"]
+        assert "tools[0]" in response.text
+        body["tools"][0].get("function", body["tools"][0])["strict"] = False
+        assert http.post(path, json={**body, "max_tokens": 9}).status_code == 200
