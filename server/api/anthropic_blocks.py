@@ -42,7 +42,7 @@ def conversation(system: Any, wire: list[Any]) -> Conversation:
     told: list[tuple[int | None, Message]] = []
     if system is not None and (text := without_noise(_joined(_texts(system, "system")))):
         told.append((None, {"role": "system", "content": text}))
-    calls: list[str] = []
+    calls: dict[str, int] = {}  # of the last answer, their places by id
     for index, item in enumerate(wire):
         where = f"messages[{index}]"
         role = _role(item, where)
@@ -53,7 +53,8 @@ def conversation(system: Any, wire: list[Any]) -> Conversation:
                 told[-1] = (told[-1][0], message := _both(told[-1][1], message))
             else:
                 told.append((index, message))
-            calls = [call["id"] for call in message.get("tool_calls", ())]
+            ids = [call["id"] for call in message.get("tool_calls", ())]
+            calls = {called: place for place, called in enumerate(ids)}
         elif role == "system":
             text = without_noise(_joined(_texts(content, f"{where}.content")))
             told.append((index, {"role": "system", "content": text}))
@@ -165,14 +166,13 @@ def _unsupported(kind: str, where: str) -> ApiError:
     )
 
 
-def _user(content: Any, where: str, calls: list[str]) -> Iterator[Message]:
+def _user(content: Any, where: str, calls: Mapping[str, int]) -> Iterator[Message]:
     """Messages in the order of the blocks; results that follow each other in that of `calls`."""
     texts: list[str] = []
     results: list[Message] = []
 
     def rank(result: Message) -> int:
-        called = result["tool_call_id"]
-        return calls.index(called) if called in calls else len(calls)
+        return calls.get(result["tool_call_id"], len(calls))
 
     empty = True
     for kind, place, block in _blocks(content, where):

@@ -22,7 +22,7 @@ Message = dict[str, Any]
 def template_messages(wire: list[Any]) -> list[Message]:
     """`wire` in the template's shape. Raises ApiError naming the message and field at fault."""
     messages = [_message(item, f"messages[{i}]") for i, item in enumerate(wire)]
-    return with_a_question(messages)
+    return with_a_question(in_the_order_of_calls(messages))
 
 
 def _message(item: Any, where: str) -> Message:
@@ -122,6 +122,27 @@ def arguments_of(arguments: Any) -> dict[str, Any]:
     except (ValueError, RecursionError):
         value = None
     return value if isinstance(value, dict) else {"arguments": arguments}
+
+
+def in_the_order_of_calls(messages: list[Message]) -> list[Message]:
+    """`messages` with results that follow each other in the order of the calls they answer, as
+    templates pair them by their order only; those of no known call after them, as they came."""
+    ordered: list[Message] = []
+    results: list[Message] = []
+    ranks: dict[str | None, int] = {}
+
+    def rank(result: Message) -> int:
+        return ranks.get(result.get("tool_call_id"), len(ranks))
+
+    for message in messages:
+        if message["role"] == "tool":
+            results.append(message)
+            continue
+        ordered += [*sorted(results, key=rank), message]
+        results = []
+        ids = [call.get("id") for call in message.get("tool_calls", ())]
+        ranks = {called: place for place, called in enumerate(ids) if called is not None}
+    return [*ordered, *sorted(results, key=rank)]
 
 
 def with_a_question(messages: list[Message]) -> list[Message]:

@@ -112,6 +112,17 @@ def test_arguments_in_history(arguments, expected):
     assert told["function"]["arguments"] == expected
 
 
+@pytest.mark.parametrize("order", ["abc", "cab", "bca", "cba"])
+def test_results_stand_in_the_order_of_their_calls(order):
+    """A prompt tells them apart by nothing else."""
+    calls = [{"id": name, "function": {"name": "f", "arguments": "{}"}} for name in "abc"]
+    results = [{"role": "tool", "tool_call_id": name, "content": name} for name in order]
+    stray = {"role": "tool", "tool_call_id": "z", "content": "z"}
+    wire = [user("x"), {"role": "assistant", "tool_calls": calls}, stray, *results, user("y")]
+    told = template_messages([*wire, stray, *results])
+    assert [m["content"] for m in told] == ["x", "", *"abcz", "y", "z", *order]
+
+
 def test_legacy_function_turns():
     wire = [
         user("x"),
