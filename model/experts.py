@@ -27,6 +27,7 @@ from model.quantized import (
     is_stored,
     linear,
     linears,
+    one,
 )
 
 # From this many tokens on, tokens are sorted by expert so that each expert's weights are read once.
@@ -120,8 +121,8 @@ class Experts:
         start = 0
         for expert, end in enumerate(ends.tolist()):  # type: ignore[arg-type]
             if end > start:
-                gate_up = x[start:end] @ self.gate_up.transposed[expert]
-                parts.append(_swiglu(gate_up) @ self.down.transposed[expert])
+                gate_up = x[start:end] @ one(self.gate_up.transposed, expert)
+                parts.append(_swiglu(gate_up) @ one(self.down.transposed, expert))
                 start = end
         out = mx.concatenate(parts, axis=0)
         return out[mx.argsort(order)].reshape(*experts.shape, -1)

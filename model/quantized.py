@@ -124,7 +124,7 @@ class ExpertLinear:
 
     def of(self, expert: int) -> Linear:
         """The map of one expert, in the same memory."""
-        return Linear(self.weight[expert])
+        return Linear(one(self.weight, expert))
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +154,8 @@ class QuantizedExpertLinear:
 
     def of(self, expert: int) -> QuantizedLinear:
         """The map of one expert, in the same memory."""
-        biases = None if self.biases is None else self.biases[expert]
-        mx.eval(parts := (self.weight[expert], self.scales[expert], biases))
+        biases = None if self.biases is None else one(self.biases, expert)
+        mx.eval(parts := (one(self.weight, expert), one(self.scales, expert), biases))
         return QuantizedLinear(*parts, self.spec)
 
 
@@ -197,6 +197,11 @@ def _own_rows(rows: tuple[int, ...], experts: tuple[int, ...]) -> mx.array:
     anew, a launch for every product."""
     numbers = np.arange(prod(rows), dtype=np.uint32).reshape(rows)
     return mx.array(np.broadcast_to(numbers, experts))
+
+
+def one(stacked: mx.array, index: int) -> mx.array:
+    """`stacked[index]` in the same memory: a number as an index would copy."""
+    return stacked[index : index + 1].squeeze(0)
 
 
 def _view(weight: mx.array) -> mx.array:

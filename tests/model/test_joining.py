@@ -135,6 +135,19 @@ def test_nothing_is_kept_beside_what_it_was_joined_to(tmp_path: Path) -> None:
     assert weights.arrays[f"{layer}.experts.gate_up_proj.weight"].shape[0] == experts + 1
 
 
+@pytest.mark.parametrize("format", ["mlx-ud-mxfp8", "mlx-affine8", "mlx-bf16"])
+def test_a_network_holds_no_copy_of_its_weights(tmp_path: Path, format: str) -> None:
+    """Transposed matrices and the shared expert are views."""
+    folder = written(tmp_path, format)
+    weights = load(folder, dequantize=False)
+    before = mx.get_active_memory()
+    network = Network(read_config(folder), weights, mx.float32, on_gpu=False)
+    size = sum(array.nbytes for array in weights.arrays.values())
+    assert network.layers[0].experts.joined
+    # Small vectors of the DeltaNet layers and the taps of their convolutions are made anew.
+    assert mx.get_active_memory() - before < 0.01 * size
+
+
 def test_the_layout_of_a_join_is_groups_of_rows() -> None:
     def rows(*shape: int, start: int) -> mx.array:
         return mx.arange(start, start + shape[-2])[:, None] + mx.zeros(shape, mx.int32)
