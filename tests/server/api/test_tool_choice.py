@@ -56,6 +56,15 @@ def test_choice(served, choice, meant):
 
 
 @pytest.mark.parametrize(
+    ("choice", "left"),
+    [(None, [A, B]), ("none", []), ("required", [A, B]), (NAMED, [B]), (allowed("auto", A), [A])],
+)
+def test_what_the_choice_leaves(served, choice, left):
+    assert served.request(tools=[A, B], tool_choice=choice).callable_tools == left
+    assert served.request().callable_tools == []
+
+
+@pytest.mark.parametrize(
     ("choice", "words"),
     [
         ("b", "tool_choice must be"),
