@@ -88,20 +88,23 @@ def exercise(
     use: Callable[[str], str] | None = None,
     found: bool = True,
     share: float = 0.9,
+    label: str = "",
+    others: dict[str, dict[str, Any]] | None = None,
 ) -> None:
     """The checks of an agent. `ask` runs it with a prompt and returns its final words, `again`
     goes on with that conversation (None where it cannot); `path` is the route it has to use. `use`
     (or `ask`) has it call its `tool` with `arguments`, which read the note. `found` is whether the
     demo finds the question among what the agent says with it; if not, any answer is right that is
     shown as it was given. `share` is how much of the first turn's prompt has to come from the cache
-    in the second."""
+    in the second, `label` begins the names of the checks. `others` are the only
+    arguments of other tools."""
     prepare()
-    relay.pinned = {tool: arguments}
+    relay.pinned = {**(others or {}), tool: arguments}
     turn: list[Passed] = []
 
     suffix = "" if found else ", any answer"
 
-    @check(f"one prompt, headless{suffix}")
+    @check(f"{label}one prompt, headless{suffix}")
     def one() -> None:
         relay.passed.clear()
         answer = ask(FRANCE)
@@ -109,7 +112,9 @@ def exercise(
         shown(answer, turn)
         expect("Paris" in answer or not found, answer[-300:])
 
-    @check(("second turn" if again else "second conversation's beginning") + f" cached{suffix}")
+    second = "second turn" if again else "second conversation's beginning"
+
+    @check(f"{label}{second} cached{suffix}")
     def two() -> None:
         relay.passed.clear()
         answer = (again or ask)(ITALY)
@@ -122,7 +127,7 @@ def exercise(
         expect((FRANCE in json.dumps(main.request)) == bool(again), f"history; {wire()}")
         cached(main, before, share)
 
-    @check(f"tool {tool}: called, run, its result sent back, cached")
+    @check(f"{label}tool {tool}: called, run, its result sent back, cached")
     def with_tool() -> None:
         relay.passed.clear()
         relay.force = tool
