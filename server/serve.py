@@ -117,6 +117,9 @@ async def _run(settings: Settings, sockets: list[socket.socket]) -> int:
         starting.cancel()
         return 0
     failure = starting.exception()
+    if failure is not None and server.should_exit:
+        await serving  # Ctrl-C in a terminal ends a compiler at work too, and so the load
+        return 0
     if failure is not None:
         _exit_later(EXIT_STARTUP, GRACE_S)
         server.should_exit = True

@@ -1,6 +1,8 @@
 """The serving process: start, clients that leave, load, and the end."""
 
 import json
+import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -137,6 +139,29 @@ def test_sigterm_while_loading_exits_0():
         assert process.wait(30) == 0
         assert process.stderr is not None
         assert "Traceback" not in process.stderr.read()
+
+
+@pytest.mark.skipif(
+    sys.platform == "darwin" or shutil.which("g++") is None,
+    reason="steps are compiled by g++ on a CPU",
+)
+def test_ctrl_c_while_steps_are_compiled_exits_0(tmp_path):
+    """In a terminal it reaches the compiler too, whose failure is then not the news."""
+    command = [sys.executable, "-m", "server", "serve", "--port", "0"]
+    with subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},  # where no step is compiled yet
+    ) as process:
+        wait_for(lambda: any(tmp_path.glob("**/*.cpp")), 60)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(30) == 0
+        assert process.stderr is not None
+        output = process.stderr.read()
+    assert "Traceback" not in output
+    assert "could not" not in output
 
 
 def listens(port):
