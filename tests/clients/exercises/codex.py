@@ -5,6 +5,7 @@ from agent import HOME, KEY, MODEL, call, exercise, prepare, relay
 CONFIG = f"""
 model = "{MODEL}"
 model_provider = "mxserve"
+model_context_window = 131072
 check_for_update_on_startup = false
 
 [analytics]
