@@ -29,7 +29,7 @@ class SamplingFields(Fields):
     presence_penalty: float | None = Field(None, ge=-2, le=2, description="a number from -2 to 2")
     frequency_penalty: float | None = Field(None, ge=-2, le=2, description="a number from -2 to 2")
     repetition_penalty: float | None = Field(
-        None, gt=0, le=10, description="a number above 0 and up to 10"
+        None, ge=0.01, le=10, description="a number from 0.01 to 10"
     )
     logit_bias: dict[str, float] | None = Field(
         None,

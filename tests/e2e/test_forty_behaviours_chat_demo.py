@@ -371,6 +371,22 @@ def test_32_equal_requests_have_equal_answers(http):
     assert first == second
 
 
+EXTREMES: Any = [
+    {"temperature": 5e-324},
+    {"temperature": 2, "top_p": 1e-300, "min_p": 1, "top_k": 2**31 - 1},
+    {"min_p": 5e-324, "seed": -(2**63)},
+    {"repetition_penalty": 0.01},
+    {"repetition_penalty": 10, "presence_penalty": 2, "frequency_penalty": 2, "seed": 2**63 - 1},
+    {"presence_penalty": -2, "frequency_penalty": -2},
+    {"logit_bias": {"5": 100, "6": -100}},
+]
+
+
+@pytest.mark.parametrize("extreme", EXTREMES)
+def test_32_every_value_that_is_taken_has_an_answer(http, extreme):
+    chat(http, reasoning_effort="none", **{"max_tokens": 20, **extreme})
+
+
 def test_33_choices_and_log_probabilities(http):
     messages = [{"role": "user", "content": FRANCE}]
     fields: Any = {"logprobs": True, "top_logprobs": 3, "n": 2}
