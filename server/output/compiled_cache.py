@@ -15,7 +15,7 @@ import llguidance
 from .grammar_error import GrammarError
 from .vocabulary import Vocabulary
 
-_KEPT = 1024
+_KEPT = 2048
 _USES = 256
 
 
