@@ -2,13 +2,15 @@
 
 Metal sorts whole rows even where a partition is asked for, and a vocabulary has 248,320 entries.
 The largest values lie in the blocks with the largest maxima: one pass finds the maxima, and what is
-sorted are these and what the best blocks hold, at most 4,096 values each for that vocabulary, which
-Metal sorts in one launch.
+sorted are these and what the best blocks hold.
 """
 
 from __future__ import annotations
 
+from functools import cache
+
 import mlx.core as mx
+import numpy as np
 
 MOST = 64  # how many may be asked for
 BLOCK = 64
@@ -21,24 +23,25 @@ def largest(values: mx.array, count: int) -> tuple[mx.array, mx.array, mx.array]
     other results then mean nothing. Raises ValueError for a count that is not from 1 to MOST."""
     if not 0 < count <= MOST:
         raise ValueError(f"expected from 1 to {MOST} of the largest, found {count}")
+    falling = -values  # mx.argsort is stable and rises
     if values.shape[-1] <= _SORTED_WHOLE:
-        ids = _descending(values)[:, :count]
-        return ids, mx.take_along_axis(values, ids, axis=-1), values.max(axis=-1)
+        ids = mx.argsort(falling, axis=-1)[:, :count]
+        return ids, mx.take_along_axis(values, ids, axis=-1), -falling.min(axis=-1)
     padding = -values.shape[-1] % BLOCK
     if padding:
-        values = mx.pad(values, [(0, 0), (0, padding)], constant_values=-mx.inf)
-    blocks = values.reshape(values.shape[0], -1, BLOCK)
-    maxima = blocks.max(axis=-1)
-    # A value outside of the best blocks has `count` in front of it: each of their maxima is larger,
+        falling = mx.pad(falling, [(0, 0), (0, padding)], constant_values=mx.inf)
+    blocks = falling.reshape(values.shape[0], -1, BLOCK)
+    firsts = blocks.min(axis=-1)
+    # A value outside of the best blocks has `count` in front of it: each of their firsts is larger,
     # or as large and of a lower id. The blocks in order, so that equal values stay in theirs.
-    best = mx.sort(_descending(maxima)[:, :count], axis=-1)[..., None]
+    best = mx.sort(mx.argsort(firsts, axis=-1)[:, :count], axis=-1)[..., None]
     candidates = mx.take_along_axis(blocks, best, axis=1).flatten(1)
-    ids = (best * BLOCK + mx.arange(BLOCK, dtype=mx.uint32)).flatten(1)
-    places = _descending(candidates)[:, :count]
-    found = mx.take_along_axis(candidates, places, axis=-1)
-    return mx.take_along_axis(ids, places, axis=-1), found, maxima.max(axis=-1)
+    places = mx.argsort(candidates, axis=-1)[:, :count]
+    ids = mx.take_along_axis((best * BLOCK + _within_block()).flatten(1), places, axis=-1)
+    return ids, mx.take_along_axis(values, ids, axis=-1), -firsts.min(axis=-1)
 
 
-def _descending(values: mx.array) -> mx.array:
-    """Places along the last axis, largest first; the sort is stable."""
-    return mx.argsort(-values, axis=-1)
+@cache
+def _within_block() -> mx.array:
+    """0, 1, ... as data: a step would count them anew each time."""
+    return mx.array(np.arange(BLOCK, dtype=np.uint32))

@@ -12,39 +12,44 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import mlx.core as mx
+import numpy as np
 
 from model.largest import MOST, largest
 from model.sampling import SamplingParams
 
 Arrays = dict[str, mx.array]
+FEW = (32, MOST)  # sizes of the few, so that not every top_k has a step compiled of its own
+_BELOW_ONE = 1 - 2**-24  # the float32 before it
 
 
 class Variant(NamedTuple):
-    """What a compiled step computes. `mixed`: some rows are greedy, others are not. `few`: a token
-    can be drawn only from the few largest logits. `with_logits` adds the rows' logits to its
-    outputs (tests, scoring).
+    """What a compiled step computes. `mixed`: some rows are greedy, others are not. `few`: of how
+    many of the largest logits a token can be drawn, 0 for all. `with_logits` adds the rows' logits
+    to its outputs (tests, scoring).
     """
 
     greedy: bool
     filtered: bool
     penalised: bool
     mixed: bool = False
-    few: bool = False
+    few: int = 0
     with_logits: bool = False
 
     @staticmethod
     def of(*rows: SamplingParams) -> Variant:
         """The least that serves all of `rows`."""
-        greedy = all(row.greedy for row in rows)
+        drawing = [row for row in rows if not row.greedy]
+        most = max((row.top_k or FEW[-1] + 1 for row in drawing), default=0)
         return Variant(
-            greedy,
+            not drawing,
             any(row.filtered for row in rows),
             any(row.penalised for row in rows),
-            mixed=not greedy and any(row.greedy for row in rows),
-            few=not greedy and all(row.greedy or 0 < row.top_k <= MOST for row in rows),
+            mixed=0 < len(drawing) < len(rows),
+            few=next((few for few in FEW if 0 < most <= few), 0),
         )
 
 
@@ -175,26 +180,35 @@ def _penalise(logits: mx.array, constants: Arrays, moving: Arrays) -> mx.array:
 def _draw_of_few(
     logits: mx.array, variant: Variant, constants: Arrays, keys: mx.array
 ) -> tuple[mx.array, mx.array, mx.array]:
-    """Of the MOST largest logits: tokens drawn, those with the largest logit, and it, all [B]."""
-    ids, ranked, highest = largest(logits, MOST)
-    uniform = mx.vmap(lambda key: mx.random.uniform(shape=(logits.shape[-1],), key=key))(keys)
-    # What mx.random.gumbel makes of the same numbers.
-    noise = -mx.log(-mx.log(mx.take_along_axis(uniform, ids, axis=-1)))
-    place = _draw_ranked(ranked / constants["temperature"][:, None], constants, noise)
+    """Of the few largest logits: tokens drawn, those with the largest logit, and it, all [B]."""
+    ids, ranked, highest = largest(logits, variant.few)
+    noise = gumbel_of(ids, keys, logits.shape[-1])
+    place = _draw_ranked(ranked, constants, noise)
     return mx.take_along_axis(ids, place, axis=-1).squeeze(-1), ids[:, 0], highest
+
+
+def gumbel_of(ids: mx.array, keys: mx.array, vocabulary: int) -> mx.array:
+    """The noise of the tokens `ids` [B, n]: what mx.random.gumbel would draw for them among all."""
+    if vocabulary % 2:
+        noise = mx.vmap(lambda key: mx.random.gumbel((vocabulary,), key=key))(keys)
+        return mx.take_along_axis(noise, ids, axis=-1)
+    # A key is split into the random bits that its numbers are made of.
+    bits = mx.vmap(lambda key: mx.random.split(key, vocabulary // 2))(keys).flatten(1)
+    chosen = mx.take_along_axis(bits, ids, axis=-1).astype(mx.float32)
+    return -mx.log(-mx.log(mx.minimum(chosen / float(2**32 - 1), _BELOW_ONE)))
 
 
 def _draw_of_all(
     logits: mx.array, variant: Variant, constants: Arrays, keys: mx.array
 ) -> tuple[mx.array, mx.array, mx.array]:
     """The same of all logits; one sort serves the filters."""
-    scaled = logits / constants["temperature"][:, None]
     noise = mx.vmap(lambda key: mx.random.gumbel((logits.shape[-1],), key=key))(keys)
     best, highest = mx.argmax(logits, axis=-1), logits.max(axis=-1)
     if not variant.filtered:
+        scaled = logits / constants["temperature"][:, None]
         return mx.argmax(scaled + noise, axis=-1), best, highest
-    ids = mx.argsort(-scaled, axis=-1)
-    ranked, noise = (mx.take_along_axis(x, ids, axis=-1) for x in (scaled, noise))
+    ids = mx.argsort(-logits, axis=-1)
+    ranked, noise = (mx.take_along_axis(x, ids, axis=-1) for x in (logits, noise))
     place = _draw_ranked(ranked, constants, noise)
     return mx.take_along_axis(ids, place, axis=-1).squeeze(-1), best, highest
 
@@ -202,15 +216,23 @@ def _draw_of_all(
 def _draw_ranked(ranked: mx.array, constants: Arrays, noise: mx.array) -> mx.array:
     """The place [B, 1] of a token among logits in descending order, drawn after the three filters;
     each has the noise of its own token, so that filters that keep everything change nothing."""
-    rank = mx.arange(ranked.shape[-1])
-    ranked = mx.where(rank < constants["top_k"][:, None], ranked, -mx.inf)
-    probabilities = mx.softmax(ranked, axis=-1)
-    before = mx.cumsum(probabilities, axis=-1) - probabilities
+    temperature = constants["temperature"][:, None]
+    rank, first = _ranks(ranked.shape[-1]), ranked[:, :1]
+    in_top_k = rank < constants["top_k"][:, None]
+    # Probabilities, as parts of the first one's.
+    shares = mx.where(in_top_k, mx.exp((ranked - first) / temperature), 0.0)
+    sums = mx.cumsum(shares, axis=-1)
     top_p = constants["top_p"][:, None]
     # The first token to reach top_p stays in; rank 0 always does. Rounding may take the sum of all
-    # before the last ones to 1, so 1 is off by itself.
-    kept = ((before < top_p) | (top_p >= 1)) & (
-        probabilities >= constants["min_p"][:, None] * probabilities[:, :1]
-    )
-    kept = kept | (rank == 0)
-    return mx.argmax(mx.where(kept, ranked, -mx.inf) + noise, axis=-1, keepdims=True)
+    # before the last ones to the whole, so 1 is off by itself.
+    in_top_p = (sums - shares < top_p * sums[:, -1:]) | (top_p >= 1)
+    in_min_p = shares >= constants["min_p"][:, None]
+    kept = (shares > 0) & in_top_p & in_min_p | (rank == 0)
+    drawn = mx.where(kept, ranked / temperature + noise, -mx.inf)
+    return mx.argmax(drawn, axis=-1, keepdims=True)
+
+
+@cache
+def _ranks(count: int) -> mx.array:
+    """0, 1, ... as data: a step would count them anew each time."""
+    return mx.array(np.arange(count, dtype=np.int32))

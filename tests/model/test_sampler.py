@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from model import device  # noqa: F401 - first
 from model.largest import MOST
-from model.sampler import Arrays, SamplerRow, Variant, count_fed, gather, sample
+from model.sampler import Arrays, SamplerRow, Variant, count_fed, gather, gumbel_of, sample
 from model.sampling import SamplingParams
 
 VOCABULARY = 12
@@ -167,9 +167,6 @@ def test_a_row_draws_the_same_in_any_batch(rows: list[SamplingParams], steps: in
     assert together == [run([i])[0] for i in range(len(rows))]
 
 
-WIDE = 10_000
-
-
 @given(
     rows=st.lists(
         st.builds(
@@ -184,28 +181,43 @@ WIDE = 10_000
         min_size=1,
         max_size=4,
     ),
+    vocabulary=st.sampled_from([10_000, 10_001]),
     spread=st.sampled_from([0.1, 1.0, 8.0]),
     seed=st.integers(0, 999),
 )
 @settings(max_examples=60, deadline=None)
 def test_of_few_logits_the_same_is_drawn_as_of_all(
-    rows: list[SamplingParams], spread: float, seed: int
+    rows: list[SamplingParams], vocabulary: int, spread: float, seed: int
 ) -> None:
-    logits = mx.random.normal((len(rows), WIDE), scale=spread, key=mx.random.key(seed))
+    logits = mx.random.normal((len(rows), vocabulary), scale=spread, key=mx.random.key(seed))
     logits = mx.round(logits * 16) / 16  # many are equal, as after a head in bfloat16
-    variant, constants, moving = gather([SamplerRow.of(p, WIDE, ()) for p in rows], WIDE)
-    assert variant.few != variant.greedy
+    samplers = [SamplerRow.of(params, vocabulary, ()) for params in rows]
+    variant, constants, moving = gather(samplers, vocabulary)
+    assert bool(variant.few) != variant.greedy
     of_few, few_moved = sample(logits, variant, constants, moving)
-    of_all, all_moved = sample(logits, variant._replace(few=False), constants, moving)
+    of_all, all_moved = sample(logits, variant._replace(few=0), constants, moving)
     assert of_few.tolist() == of_all.tolist()
     for name, array in all_moved.items():
         assert mx.array_equal(few_moved[name], array)
 
 
-def test_one_row_without_a_small_top_k_has_all_logits_sorted() -> None:
-    small, large, none = (SamplingParams(seed=1, top_k=k) for k in (MOST, MOST + 1, 0))
+def test_as_few_logits_are_ranked_as_serve_every_row() -> None:
+    def few(*top_k: int) -> int:
+        return Variant.of(*(SamplingParams(seed=1, top_k=k) for k in top_k)).few
+
     greedy = SamplingParams(temperature=0.0)
-    assert Variant.of(small, greedy).few
-    assert not Variant.of(small, large).few
-    assert not Variant.of(small, none).few
-    assert not Variant.of(greedy).few
+    assert [few(1), few(20), few(32), few(33), few(MOST)] == [32, 32, 32, 64, 64]
+    assert few(20, 40) == 64
+    assert few(MOST + 1) == few(0) == few(20, 0) == 0
+    assert Variant.of(greedy).few == 0
+    assert Variant.of(greedy, SamplingParams(seed=1, top_k=20)).few == 32
+
+
+@pytest.mark.parametrize("vocabulary", [1, 2, 7, 2048, 20_001])
+def test_the_noise_of_a_token_is_what_gumbel_draws_for_it(vocabulary: int) -> None:
+    keys = mx.stack([mx.random.key(seed) for seed in (3, 4)])
+    ids = mx.stack([mx.arange(vocabulary, dtype=mx.uint32)] * 2)[:, ::-1]
+    noise = gumbel_of(ids, keys, vocabulary)
+    for row in range(2):
+        wanted = mx.random.gumbel((vocabulary,), key=keys[row])[::-1]
+        assert mx.array_equal(noise[row], wanted)
