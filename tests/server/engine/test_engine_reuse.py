@@ -59,9 +59,14 @@ async def idle(engine: Engine) -> None:
         before, same = now, same + 1 if now == before else 0
 
 
-def test_where_thoughts_are_dropped_the_next_turn_is_prepared_in_idle_time() -> None:
+@pytest.mark.parametrize("thinking", [Thinking(), Thinking(False)])
+def test_where_thoughts_are_dropped_the_next_turn_is_prepared_in_idle_time(
+    thinking: Thinking,
+) -> None:
+    """And so it is where the template drops the empty block of no thought."""
+
     async def check(engine: Engine) -> None:
-        chat = Chat(thinking=Thinking(), preserve_thinking=False)
+        chat = Chat(thinking=thinking, preserve_thinking=False)
         await chat.say(engine, "My name is Anna. What is 17 + 25?")
         for text in ("What is the capital of France?", "And Italy?"):
             await idle(engine)
