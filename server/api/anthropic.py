@@ -104,6 +104,7 @@ def _prompted(
         messages=told.messages,
         sampling=sampling,
         tools=tools.functions,
+        tool_places=tools.places,
         tool_choice=choice_of(asked.tool_choice, tools.names),
         thinking=asked.thinking_for(settings.effort_budgets, after_tools=told.after_tools),
         grammar=asked.grammar(),

@@ -44,7 +44,7 @@ def error_body(
 
 def _own_names(text: str) -> str:
     """The fields of tools, as this dialect calls them."""
-    return text.replace(".function.parameters", ".input_schema").replace("].function.", "].")
+    return text.replace("].function.", "].").replace("].parameters", "].input_schema")
 
 
 def engine_body(

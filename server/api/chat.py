@@ -30,7 +30,7 @@ from server.api.response_format import grammar_of
 from server.api.sampling_fields import sampling_of
 from server.api.serving import engine_of, settings_of
 from server.api.tool_choice import tool_choice_of
-from server.api.tools import offered_tools
+from server.api.tools import Offered, offered_tools
 from server.engine import GenerationDefaults, GenerationRequest, ToolChoice
 from server.settings import Settings
 
@@ -77,7 +77,8 @@ def generation_request(
     tools, choice = _tools(chat)
     return GenerationRequest(
         messages=_messages(chat),
-        tools=tools,
+        tools=tools.functions,
+        tool_places=tools.places,
         tool_choice=choice,
         sampling=sampling_of(chat, defaults),
         thinking=thinking_of(chat, settings.effort_budgets),
@@ -106,7 +107,7 @@ def _messages(chat: ChatRequest) -> list[dict]:
     return messages
 
 
-def _tools(chat: ChatRequest) -> tuple[list[dict] | None, ToolChoice]:
+def _tools(chat: ChatRequest) -> tuple[Offered, ToolChoice]:
     """The tools offered and the choice among them; `functions`, their first name, are tools of
     which one is called at most."""
     if chat.functions is None:
@@ -114,9 +115,9 @@ def _tools(chat: ChatRequest) -> tuple[list[dict] | None, ToolChoice]:
             raise ApiError("function_call needs functions.", param="function_call")
         offered = offered_tools(chat.tools)
         choice = tool_choice_of(chat.tool_choice, chat.parallel_tool_calls, offered.names)
-        return offered.functions, choice
+        return offered, choice
     if chat.tools:
         raise ApiError("Give tools or functions, not both.", param="functions")
     offered = offered_tools(chat.functions, "functions")
     choice = tool_choice_of(chat.function_call, False, offered.names, "function_call")
-    return offered.functions, choice
+    return offered, choice

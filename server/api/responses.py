@@ -236,6 +236,7 @@ async def _prepared(request: Request, asked: ResponsesRequest) -> _Prepared:
     work = GenerationRequest(
         messages=told.messages,
         tools=offered.functions,
+        tool_places=offered.places,
         tool_choice=tool_choice_of(choice, asked.parallel_tool_calls, offered.names),
         sampling=sampling_of(asked, engine_of(request).info.defaults),
         thinking=thinking_of(asked, settings.effort_budgets),

@@ -31,10 +31,11 @@ Json = dict[str, Any]
 class Offered:
     """functions: {"type": "function", "function": {...}} each, in the client's order and with its
     key order; None where there are none. namespaces: for a function that came in a namespace, its
-    offered name -> (namespace, its name there)."""
+    offered name -> (namespace, its name there). places: where the request has each of them."""
 
     functions: list[Json] | None
     namespaces: Mapping[str, tuple[str, str]]
+    places: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -46,6 +47,7 @@ def offered_tools(tools: list[Any] | None, param: str = "tools") -> Offered:
     two functions that differ have one name."""
     functions: dict[str, Json] = {}
     namespaces: dict[str, tuple[str, str]] = {}
+    places: dict[str, str] = {}
     count = 0
     for where, namespace, tool in _flattened(tools or [], param):
         count += 1
@@ -63,8 +65,9 @@ def offered_tools(tools: list[Any] | None, param: str = "tools") -> Offered:
         if functions.get(name, function) != function:
             raise ApiError(f"{where} has the name of another tool: {name}.", param=where)
         functions[name] = function
+        places.setdefault(name, where if _flat(tool) else f"{where}.function")
     offered = [{"type": "function", "function": function} for function in functions.values()]
-    return Offered(offered or None, namespaces)
+    return Offered(offered or None, namespaces, tuple(places.values()))
 
 
 def _flattened(tools: list[Any], param: str) -> Iterator[tuple[str, str | None, Any]]:
@@ -90,7 +93,7 @@ def _function(tool: Any, where: str) -> Json | None:
     if kind != "function":
         log.warning("left out a tool of type %r", str(kind)[:80])
         return None
-    if "function" not in tool and "name" in tool:
+    if _flat(tool):
         function = {key: value for key, value in tool.items() if key in _FLAT_KEYS}
     else:
         function, where = tool.get("function"), f"{where}.function"
@@ -107,6 +110,10 @@ def _function(tool: Any, where: str) -> Json | None:
             place = f"{where}.{key}"
             raise ApiError(f"{place} must be {legal}; got {shown(value)}.", param=place)
     return dict(function)
+
+
+def _flat(tool: Mapping[str, Any]) -> bool:
+    return "function" not in tool and "name" in tool
 
 
 def _name(name: Any, where: str) -> str:

@@ -22,6 +22,7 @@ def compiled(request: GenerationRequest, grammars: Grammars | None) -> Constrain
         thinking=request.thinks,
         opened=not request.thinks,
         tools=tools,
+        tool_places=request.tool_places,
         tool_mode=request.tool_choice.mode,
         tool_names=request.tool_choice.names,
         parallel=request.tool_choice.parallel,

@@ -74,6 +74,7 @@ class GenerationRequest:
     session: a hint that requests belong together; never needed.
     timeout: seconds from submit to the last event; None is the engine's setting.
     tenant: requests of different tenants share no cached prompt.
+    tool_places: the wire's fields that hold the tools, for errors.
     tool_choice: which tools may be called; enforced, as are the tools' names and schemas.
     grammar: what the answer has to match, None is anything.
     logprobs: None is off; k asks for every content token's log probability and for those of the k
@@ -96,6 +97,7 @@ class GenerationRequest:
     session: str | None = None
     timeout: float | None = None
     tenant: str = ""
+    tool_places: tuple[str, ...] = ()
     tool_choice: ToolChoice = ToolChoice()
     grammar: GrammarSpec | None = None
     logprobs: int | None = None

@@ -37,14 +37,16 @@ class OutputRules:
     """What is demanded of an answer.
 
     thinking: it begins inside a thought; opened: the prompt ends where content begins at once.
-    tools: those offered, in OpenAI's shape; tool_mode: "auto", "none" or "required"; tool_names:
-    those that may be called, None for all; parallel: whether there may be several calls. grammar:
+    tools: those offered, in OpenAI's shape; tool_places: the wire's fields that hold them;
+    tool_mode: "auto", "none" or "required"; tool_names: those that may be called, None for all;
+    parallel: whether there may be several calls. grammar:
     what the answer has to match.
     """
 
     thinking: bool
     opened: bool
     tools: Sequence[Mapping[str, Any]] | None = None
+    tool_places: Sequence[str] = ()
     tool_mode: str = "auto"
     tool_names: Sequence[str] | None = None
     parallel: bool = True

@@ -52,7 +52,7 @@ class Grammars:
         think_end, call_start, call_end = self._ids
         calls = None
         if rules.tools and rules.tool_mode != "none" and call_start is not None:
-            calls = tool_grammars(rules.tools, rules.tool_names, self._tools)
+            calls = tool_grammars(rules.tools, rules.tool_places, rules.tool_names, self._tools)
         newline = self._vocabulary.tokens(b"\n")
         return Constraint(
             Plan(

@@ -99,11 +99,14 @@ class ToolGrammars:
 
 
 def tool_grammars(
-    tools: Sequence[Mapping[str, Any]], names: Sequence[str] | None, cache: ToolCache
+    tools: Sequence[Mapping[str, Any]],
+    places: Sequence[str],
+    names: Sequence[str] | None,
+    cache: ToolCache,
 ) -> ToolGrammars:
-    """Of `tools`, in OpenAI's shape, those called `names` (None: all). What a tool's schema demands
-    and cannot be enforced is left out, with a warning, unless the tool is `strict`: then it is a
-    GrammarError."""
+    """Of `tools`, in OpenAI's shape, those called `names` (None: all); `places` are the wire's
+    fields that hold them. What a tool's schema demands and cannot be enforced is left out, with a
+    warning, unless the tool is `strict`: then it is a GrammarError."""
     size = sum(len(json.dumps(tool)) for tool in tools)
     if size > MAX_BYTES:
         raise GrammarError(f"The tools have {size} bytes; {MAX_BYTES} are allowed.", "tools")
@@ -111,8 +114,8 @@ def tool_grammars(
     for index, tool in enumerate(tools):
         function = tool["function"]
         if names is None or function["name"] in names:
-            param = f"tools[{index}].function.parameters"
-            compiled[function["name"]] = cache.get(function, param)
+            place = places[index] if index < len(places) else f"tools[{index}].function"
+            compiled[function["name"]] = cache.get(function, f"{place}.parameters")
     if not compiled:
         raise GrammarError("None of the tools may be called.", "tool_choice")
     return ToolGrammars(cache.grammars, compiled)

@@ -275,18 +275,25 @@ def test_what_cannot_be_enforced_is_a_400_that_names_it(
 
 def test_a_strict_tool_is_enforced_or_refused_in_every_dialect(http: httpx.Client) -> None:
     schema = {"type": "object", "properties": {"a": {"type": "array", "uniqueItems": True}}}
-    nested = {"type": "function", "function": {"name": "f", "parameters": schema, "strict": True}}
-    flat = {"type": "function", "name": "f", "parameters": schema, "strict": True}
+    function = {"name": "f", "parameters": schema, "strict": True}
+    nested = {"type": "function", "function": function}
+    flat = {"type": "function", **function}
     own = {"name": "f", "input_schema": schema, "strict": True}
-    asked: list[tuple[str, dict[str, Any]]] = [
-        ("/v1/chat/completions", {"messages": TALK, "tools": [nested]}),
-        ("/v1/responses", {"input": TALK, "tools": [flat]}),
-        ("/v1/messages", {"messages": TALK, "tools": [own], "max_tokens": 9}),
+    other = {"type": "web_search_20250305", "name": "web_search"}
+    space = {"type": "namespace", "name": "n", "tools": [flat]}
+    asked: list[tuple[str, dict[str, Any], str]] = [
+        ("/v1/chat/completions", {"tools": [other, nested]}, "tools[1].function.parameters"),
+        ("/v1/chat/completions", {"functions": [function]}, "functions[0].parameters"),
+        ("/v1/responses", {"tools": [other, flat]}, "tools[1].parameters"),
+        ("/v1/responses", {"tools": [other, space]}, "tools[1].tools[0].parameters"),
+        ("/v1/messages", {"tools": [other, own]}, "tools[1].input_schema"),
     ]
-    for path, body in asked:
-        response = http.post(path, json=body)
+    for path, offered, place in asked:
+        body = {"input" if path == "/v1/responses" else "messages": TALK, "max_tokens": 9}
+        response = http.post(path, json={**body, **offered})
         assert response.status_code == 400, response.text
-        assert "uniqueItems" in response.json()["error"]["message"]
-        assert "tools[0]" in response.text
-        body["tools"][0].get("function", body["tools"][0])["strict"] = False
-        assert http.post(path, json={**body, "max_tokens": 9}).status_code == 200
+        error = response.json()["error"]
+        assert "uniqueItems" in error["message"]
+        assert error.get("param", error["message"].partition(":")[0]) == place
+        loose = json.loads(json.dumps(offered).replace('"strict": true', '"strict": false'))
+        assert http.post(path, json={**body, **loose}).status_code == 200
