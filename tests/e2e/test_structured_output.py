@@ -289,7 +289,9 @@ def test_a_strict_tool_is_enforced_or_refused_in_every_dialect(http: httpx.Clien
         ("/v1/messages", {"tools": [other, own]}, "tools[1].input_schema"),
     ]
     for path, offered, place in asked:
-        body = {"input" if path == "/v1/responses" else "messages": TALK, "max_tokens": 9}
+        body: dict[str, Any] = {"messages": TALK, "max_tokens": 16}
+        if path == "/v1/responses":
+            body = {"input": TALK, "max_output_tokens": 16}
         response = http.post(path, json={**body, **offered})
         assert response.status_code == 400, response.text
         error = response.json()["error"]
