@@ -24,6 +24,7 @@ from server.bench.ideal import end_tokens
 from server.bench.servers import DEMO, OURS
 from server.bench.workloads import Measurement
 
+ENDED = 130  # exit status of what was interrupted
 DEFAULT_SIZES = (128, 928, 3000)
 MODES = {
     name: f"server.bench.{name}_command"
@@ -76,18 +77,20 @@ def _sizes(text: str) -> tuple[int, ...]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command, those of MODES in their own modules; returns its exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
-    with _sigterm_interrupts():
+    with _sigterm_ends():
         if words and words[0] in MODES:
             return importlib.import_module(MODES[words[0]]).main(words[1:])
         return _main(words)
 
 
 @contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """SIGTERM ends a benchmark as Ctrl-C does: no server it started may stay behind."""
+def _sigterm_ends() -> Iterator[None]:
+    """SIGTERM ends a benchmark as Ctrl-C does: no server it started may stay behind. Not by a
+    KeyboardInterrupt: where one hits a piece of exec'd text, as dataclasses are made of, Python
+    ends the process by SIGINT later on, though it was caught."""
 
     def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
+        raise SystemExit(ENDED)
 
     before = signal.signal(signal.SIGTERM, interrupt)
     try:

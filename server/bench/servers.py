@@ -6,12 +6,15 @@ Knows processes, ports and logs. Nothing of other servers (peers.py) or of what 
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -82,14 +85,15 @@ class ServerProcess:
         self._start()
 
     def _start(self) -> None:
-        self._process = subprocess.Popen(  # noqa: S603 - our own command line
-            list(self.command),
-            stdin=subprocess.DEVNULL,
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-            env={**_neutral_environment(), **self.environment},
-        )
         try:
+            with _signals_wait():
+                self._process = subprocess.Popen(  # noqa: S603 - our own command line
+                    list(self.command),
+                    stdin=subprocess.DEVNULL,
+                    stdout=self._log,
+                    stderr=subprocess.STDOUT,
+                    env={**_neutral_environment(), **self.environment},
+                )
             self._wait_until_ready()
         except BaseException:
             self._stop()
@@ -130,6 +134,27 @@ class ServerProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+
+@contextmanager
+def _signals_wait() -> Iterator[None]:
+    """A signal that comes within is handled afterwards: one that came while a process was being
+    made would leave it behind, unknown."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = {
+        number: signal.signal(number, lambda which, _: came.append(which))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    for number in came:
+        signal.raise_signal(number)
 
 
 def _neutral_environment() -> dict[str, str]:
