@@ -275,7 +275,12 @@ class Running:
         parser = (
             PlainText(request.stop)
             if raw
-            else OutputParser(thinking=request.thinks, stop=request.stop, tools=tools)
+            else OutputParser(
+                thinking=request.thinks,
+                stop=request.stop,
+                tools=tools,
+                structured=request.grammar is not None,
+            )
         )
         detokenizer = model.tokenizer.detokenizer()
         return Answer(index, limits, detokenizer, parser, request.thinks, plain=raw)

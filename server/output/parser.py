@@ -2,7 +2,7 @@
 
 Pure and incremental: what comes out does not depend on how the text was cut into pieces. Knows the
 tags that this family of models writes; knows no tokens, no wire format and nothing of when
-generation ends. No tag ever shows in what comes out.
+generation ends. No tag ever shows in what comes out, but as data of a structured answer.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ class OutputParser:
 
     `thinking`: the text begins inside the think block, which the generation prompt left open.
     `stop`: strings that end the answer, looked for in the content only. `tools`: those that may be
-    called; the text of any other call is content without its tags.
+    called; the text of any other call is content without its tags. `structured`: the content is
+    bound by a grammar, which allows no tag; what looks like one in it is data.
     """
 
     def __init__(
@@ -53,7 +54,10 @@ class OutputParser:
         thinking: bool,
         stop: Sequence[str] = (),
         tools: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        structured: bool = False,
     ) -> None:
+        self._structured = structured
         self._schemas = ToolSchemas(tools)
         # A model sometimes forgets <tool_call>: an offered function's opening is a call as well.
         heads = tuple(f"{_FUNCTION}{name}>" for name in self._schemas.names if "<" not in name)
@@ -128,7 +132,17 @@ class OutputParser:
             case _State.STOPPED:
                 return None
 
+    @property
+    def _is_data(self) -> bool:
+        """Whether what follows is a structured answer, where only its beginning may be a call."""
+        if not self._structured or self._state is not _State.CONTENT:
+            return False
+        return self._answered or not self._schemas.names
+
     def _text_step(self, at: int) -> int | None:
+        if self._is_data and at < len(self._pending):
+            self._text(self._pending[at:])
+            return len(self._pending)
         found = self._patterns[self._state].search(self._pending, at)
         end = found.start() if found else len(self._pending) - self._undecided(at)
         if end > at:

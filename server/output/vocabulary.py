@@ -6,6 +6,7 @@ Knows llguidance and numpy; no grammar.
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Iterable
 
 import llguidance
@@ -31,10 +32,12 @@ class Vocabulary:
         self, tokenizer_json: str, *, vocab_size: int, eos: int, ends: Iterable[int] = ()
     ) -> None:
         document = json.loads(tokenizer_json)
-        # Only added tokens that are marked so stand for themselves; a control token that is not
-        # would be spelled by a grammar that allows its text.
+        # Added tokens (control tokens, tags) are no text here, so that no grammar can spell one:
+        # llguidance would write a schema's "<think>" by the token of that name, which its own
+        # parser then refuses. Nobody can guess the names they have instead.
+        secret = secrets.token_hex(8)
         for token in document.get("added_tokens") or ():
-            token["special"] = True
+            token |= {"special": True, "content": f"{secret}-{token['id']}"}
         self.eos = eos
         self.ends = frozenset({eos, *ends})
         self.words = -(-vocab_size // WORD)

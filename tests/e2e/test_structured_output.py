@@ -45,6 +45,15 @@ SCHEMAS: dict[str, dict[str, Any]] = {
             }
         },
     },
+    "tags": {
+        "type": "object",
+        "properties": {
+            "thought": {"const": "a <think>b</think>"},
+            "other": {"enum": ["<tool_call>", "<|im_end|>x"]},
+        },
+        "required": ["thought", "other"],
+        "additionalProperties": False,
+    },
     "union": {
         "anyOf": [
             {"type": "array", "items": {"type": "boolean"}, "minItems": 1, "maxItems": 3},

@@ -278,3 +278,25 @@ def test_nothing_follows_a_stop():
 def test_nothing_said_is_nothing_reported(thinking):
     assert _run([], thinking=thinking) == []
     assert _run(["\n\n"], thinking=thinking) == []
+
+
+@pytest.mark.parametrize("thinking", [True, False])
+def test_tags_in_a_structured_answer_are_data(thinking):
+    answer = '{"a": "<think>x</think>", "b": "<tool_call>\\n<function=f>", "c": "<|im_end|>"}'
+    text = f"Why <tool_call> not</think>\n\n{answer}" if thinking else answer
+    for size in (1, 7, len(text)):
+        parser = OutputParser(thinking, structured=True)
+        pieces = [text[at : at + size] for at in range(0, len(text), size)]
+        events = [event for piece in pieces for event in parser.feed(piece)] + parser.finish()
+        assert _texts(events, ContentText) == answer
+
+
+def test_a_structured_answer_may_be_a_call_instead():
+    call = "<tool_call>\n<function=f>\n</function>\n</tool_call>"
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+    parser = OutputParser(False, tools=tools, structured=True)
+    assert _calls([*parser.feed(call), *parser.finish()])
+    parser = OutputParser(False, tools=tools, structured=True)
+    events = [*parser.feed(f'{{"a": "{call}"}}'), *parser.finish()]
+    assert _texts(events, ContentText) == f'{{"a": "{call}"}}'
+    assert not _calls(events)
