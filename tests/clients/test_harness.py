@@ -161,11 +161,14 @@ def relay():
 
 CALL = {"type": "function", "function": {"name": "glob"}}
 DIALECTS = [
-    ("/v1/chat/completions", {"messages": [], "tools": [CALL]}, CALL, "max_tokens"),
+    ("/v1/chat/completions", {"messages": [], "tools": [CALL]},
+     {"tool_choice": CALL, "parallel_tool_calls": False}, "max_tokens"),
     ("/v1/responses", {"input": [], "tools": [{"type": "function", "name": "glob"}]},
-     {"type": "function", "name": "glob"}, "max_output_tokens"),
+     {"tool_choice": {"type": "function", "name": "glob"}, "parallel_tool_calls": False},
+     "max_output_tokens"),
     ("/v1/messages", {"messages": [], "tools": [{"name": "glob"}], "max_tokens": 32000},
-     {"type": "tool", "name": "glob"}, "max_tokens"),
+     {"tool_choice": {"type": "tool", "name": "glob", "disable_parallel_tool_use": True}},
+     "max_tokens"),
 ]  # fmt: skip
 
 
@@ -175,8 +178,8 @@ def test_the_relay_forces_one_call(relay, path, body, choice, limit):
     first, second = (
         httpx.post(relay.url + path, json={**body, "model": "m"}).json() for _ in range(2)
     )
-    assert first == {**second, "tool_choice": choice}
-    assert second == {**body, "model": "m", limit: 1024}
+    assert first == {**second, **choice}
+    assert second == {**body, "model": "m", "temperature": 0, limit: 1024}
     assert [passed.forced for passed in relay.passed] == [True, False]
 
 
@@ -189,8 +192,10 @@ def test_the_relay_forces_one_call(relay, path, body, choice, limit):
     ],
 )
 def test_the_relay_sees_a_tools_result(relay, path, body):
-    httpx.post(relay.url + path, json={**body, "tools": [{"name": "glob"}]})
-    httpx.post(relay.url + path, json={"messages": [{"role": "user", "content": "x"}]})
+    before = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
+    got = [httpx.post(relay.url + path, json={"model": "m", **sent}).json()
+           for sent in (body, before)]  # fmt: skip
+    assert ["frequency_penalty" in request for request in got] == [True, False]
     assert [len(passed.results) for passed in relay.passed] == [1, 0]
 
 

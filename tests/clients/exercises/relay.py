@@ -1,11 +1,12 @@
 """A relay between an agent and the server, in the exercise's own process.
 
 It writes down what went by and refuses every other host (agents are given it as their proxy). The
-demo is too small for an agent, so requests are changed in three ways: one request's tool choice
-from the model's to a named tool, since the round trip is what is tried; the schema of that tool, in
-every request, so that it allows only the call that is wanted, whatever the demo likes; and the
-longest answer to a length that ends soon where the demo loses itself. Otherwise bodies pass as they
-come.
+demo is too small for an agent, so requests are changed: one request's tool choice from the model's
+to one call of a named tool, since the round trip is what is tried; the schema of that tool, in
+every request, so that it allows only the call that is wanted, whatever the demo likes; the
+temperature to 0, so that two runs say the same; and, since the demo loses itself in the results of
+tools, a penalty for repetition with those, and a limit of every answer. Otherwise bodies pass as
+they come.
 """
 
 from __future__ import annotations
@@ -136,9 +137,12 @@ class _Handler(BaseHTTPRequestHandler):
             return body
         name = "max_output_tokens" if seen.path.endswith("/responses") else "max_tokens"
         name = "max_completion_tokens" if "max_completion_tokens" in given else name
-        changes: dict[str, Any] = {name: min(LONGEST, given.get(name) or LONGEST)}
+        longest = min(LONGEST, given.get(name) or LONGEST)
+        changes: dict[str, Any] = {name: longest, "temperature": 0}
         if seen.path.endswith("count_tokens"):
             changes = {}
+        elif seen.results:
+            changes["frequency_penalty"] = 0.5
         offered = {_name(tool): tool for tool in given.get("tools") or []}
         for name in self.server.pinned.keys() & offered.keys():
             _pin(offered[name], self.server.pinned[name])
@@ -146,7 +150,7 @@ class _Handler(BaseHTTPRequestHandler):
         if tool and tool in offered and not seen.results:
             self.server.force = ""
             seen.forced = True
-            changes["tool_choice"] = _choice(seen.path, tool)
+            changes |= _choice(seen.path, tool)
         return json.dumps({**given, **changes}).encode()
 
     def _answer(self, answer: http.client.HTTPResponse, seen: Passed) -> None:
@@ -186,12 +190,12 @@ def _pin(tool: dict[str, Any], arguments: dict[str, Any]) -> None:
 
 
 def _choice(path: str, tool: str) -> dict[str, Any]:
-    """The named tool choice of the path's dialect."""
+    """One call of the tool, in the path's dialect."""
     if path.endswith("/messages"):
-        return {"type": "tool", "name": tool}
-    if path.endswith("/responses"):
-        return {"type": "function", "name": tool}
-    return {"type": "function", "function": {"name": tool}}
+        choice = {"type": "tool", "name": tool, "disable_parallel_tool_use": True}
+        return {"tool_choice": choice}
+    named = {"name": tool} if path.endswith("/responses") else {"function": {"name": tool}}
+    return {"tool_choice": {"type": "function", **named}, "parallel_tool_calls": False}
 
 
 def _json(body: bytes) -> Any:
