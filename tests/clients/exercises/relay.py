@@ -4,8 +4,8 @@ It writes down what went by and refuses every other host (agents are given it as
 demo is too small for an agent, so requests are changed: one request's tool choice from the model's
 to one call of a named tool, since the round trip is what is tried; the schema of that tool, in
 every request, so that it allows only the call that is wanted, whatever the demo likes; the
-temperature to 0, so that two runs say the same; and, since the demo loses itself in the results of
-tools, a penalty for repetition with those, and a limit of every answer. Otherwise bodies pass as
+temperature to 0, so that two runs say the same; and, since the demo loses itself in long prompts, a
+penalty for repetition, a budget of thinking and a limit of every answer. Otherwise bodies pass as
 they come.
 """
 
@@ -23,6 +23,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 LONGEST = 1024  # tokens of one answer
+THOUGHT = 256  # tokens of its thought
 HOP = {"connection", "transfer-encoding", "content-length", "keep-alive", "host"}
 
 
@@ -141,8 +142,8 @@ class _Handler(BaseHTTPRequestHandler):
         changes: dict[str, Any] = {name: longest, "temperature": 0}
         if seen.path.endswith("count_tokens"):
             changes = {}
-        elif seen.results:
-            changes["frequency_penalty"] = 0.5
+        else:
+            changes |= {"frequency_penalty": 0.5, **_less_thought(seen.path, given)}
         offered = {_name(tool): tool for tool in given.get("tools") or []}
         for name in self.server.pinned.keys() & offered.keys():
             _pin(offered[name], self.server.pinned[name])
@@ -196,6 +197,17 @@ def _choice(path: str, tool: str) -> dict[str, Any]:
         return {"tool_choice": choice}
     named = {"name": tool} if path.endswith("/responses") else {"function": {"name": tool}}
     return {"tool_choice": {"type": "function", **named}, "parallel_tool_calls": False}
+
+
+def _less_thought(path: str, given: dict[str, Any]) -> dict[str, Any]:
+    """A budget of thinking in the path's dialect, beside what the request says of it."""
+    if path.endswith("/messages"):
+        said = given.get("thinking") or {"type": "disabled"}
+        thinks = said["type"] != "disabled"
+        return {"thinking": {**said, "budget_tokens": THOUGHT}} if thinks else {}
+    if path.endswith("/responses"):
+        return {"reasoning": {**(given.get("reasoning") or {}), "max_tokens": THOUGHT}}
+    return {"thinking_budget": THOUGHT}
 
 
 def _json(body: bytes) -> Any:
