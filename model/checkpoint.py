@@ -54,14 +54,16 @@ def load_weights(
     compute_dtype: mx.Dtype,
     dequantize: bool,
     progress: Progress | None = None,
+    plan: LoadPlan | None = None,
 ) -> Weights:
     """Loads all tensors of the text network, single-file or sharded, MLX or original layout.
 
     Floats become `compute_dtype`, `A_log` and `dt_bias` float32. With `dequantize` quantized
     matrices become `compute_dtype` too. `progress(bytes_done, bytes_total)` is called after every
-    tensor. Raises CheckpointError before any tensor is read if one is missing, unexpected or wrong.
+    tensor. `plan`: the folder's, where the caller has made it already. Raises CheckpointError
+    before any tensor is read if one is missing, unexpected or wrong.
     """
-    plan = plan_loading(folder, config)
+    plan = plan or plan_loading(folder, config)
     specs = {} if dequantize else {tensor.module: tensor.spec for tensor in plan.tensors}
     joined = list(joins(config, specs.get))
     loader = _Loader(plan, joined, compute_dtype, dequantize, progress)

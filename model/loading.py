@@ -196,7 +196,8 @@ def load_model(
     if claimed := devices.claim_memory():
         log.info("%s", claimed)
     config = read_config(folder)
-    plan_loading(folder, config)  # refuses by the headers alone, before anything that takes time
+    # Refuses by the headers alone, before anything that takes time.
+    plan = plan_loading(folder, config)
     tokenizer, template = Tokenizer.from_folder(folder), ChatTemplate.from_folder(folder)
     if dequantize is None:
         dequantize = not on_gpu and dequantize_fits(folder, config, device)
@@ -206,6 +207,7 @@ def load_model(
         compute_dtype=device.compute_dtype,
         dequantize=dequantize,
         progress=progress,
+        plan=plan,
     )
     if weights.set_aside:
         log.info("%d vision and MTP tensors set aside", len(weights.set_aside))

@@ -20,8 +20,7 @@ import mlx.core as mx
 
 from model.kernel_choice import REGIONS, KernelChoice
 from model.kernels import Kernels
-from model.kernels.candidates import Candidate, Candidates
-from model.kernels.metal import UnsupportedError
+from model.kernels.candidates import Candidate, Candidates, or_twin
 from model.kernels.recording import Call, Step, record
 
 # Largest difference of an output, as a part of its largest value: a few roundings of the type.
@@ -80,7 +79,7 @@ class Admission:
             row, candidate = min(found, key=lambda pair: _rank(pair[0]))
             if row.admitted:
                 twin = getattr(kernels, name)
-                kernels = replace(kernels, **{name: _or_twin(candidate.kernel, twin)})
+                kernels = replace(kernels, **{name: or_twin(candidate.kernel, twin)})
             rows.append(row)
         return kernels, tuple(rows)
 
@@ -165,16 +164,6 @@ def summary(rows: Sequence[Row]) -> str:
 def _rank(row: Row) -> tuple[bool, bool, float]:
     """Admitted ones first, then those that were timed, the fastest first."""
     return not row.admitted, row.kernel_us is None, row.kernel_us or 0.0
-
-
-def _or_twin(kernel: Callable[..., Any], twin: Callable[..., Any]) -> Callable[..., Any]:
-    def region(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return kernel(*args, **kwargs)
-        except UnsupportedError:
-            return twin(*args, **kwargs)
-
-    return region
 
 
 def _some(calls: Sequence[Call]) -> list[Call]:

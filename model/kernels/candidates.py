@@ -15,7 +15,7 @@ from typing import Any
 from model.kernels.decode_attention import metal_decode_attention
 from model.kernels.delta_step import metal_delta_step
 from model.kernels.expert_down import metal_expert_down
-from model.kernels.metal import Runner, run
+from model.kernels.metal import Runner, UnsupportedError, run
 from model.kernels.qk_norm_rope import metal_qk_norm_rope
 from model.kernels.residual_norm import metal_add_rms_norm
 from model.kernels.router import metal_router_top_k
@@ -53,3 +53,15 @@ def candidates(runner: Runner = run) -> Candidates:
         "decode_attention": sized(metal_decode_attention, "parts", (32, 16)),
         "expert_down": sized(metal_expert_down, "rows", (8, 4, 16)),
     }
+
+
+def or_twin(kernel: Callable[..., Any], twin: Callable[..., Any]) -> Callable[..., Any]:
+    """The kernel, and its twin for shapes that the kernel does not take."""
+
+    def region(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return kernel(*args, **kwargs)
+        except UnsupportedError:
+            return twin(*args, **kwargs)
+
+    return region

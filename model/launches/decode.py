@@ -8,9 +8,8 @@ recording all layers gives.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -22,13 +21,8 @@ from model.delta_net import DeltaNet
 from model.experts import Experts
 from model.geometry import Geometry
 from model.kernels import Kernels
-from model.kernels.decode_attention import metal_decode_attention
-from model.kernels.delta_step import metal_delta_step
-from model.kernels.expert_down import metal_expert_down
-from model.kernels.metal import Launch, UnsupportedError
-from model.kernels.qk_norm_rope import metal_qk_norm_rope
-from model.kernels.residual_norm import metal_add_rms_norm
-from model.kernels.router import metal_router_top_k
+from model.kernels.candidates import candidates, or_twin
+from model.kernels.metal import Launch
 from model.launches.blank_step import BlankStep
 from model.launches.counts import Counts, counted
 from model.launches.fusion import fused
@@ -104,33 +98,13 @@ def record_step(geometry: Geometry, kinds: Sequence[str], case: Case) -> Graph:
 
 
 def every_kernel(stand_ins: StandIns) -> Kernels:
-    """The Metal form of every region, each launch a stand-in; the twin where a kernel does not take
-    the shapes."""
+    """The Metal form of every region in its first size, each launch a stand-in; the twin where a
+    kernel does not take the shapes."""
 
     def runner(launch: Launch) -> list[mx.array]:
         inputs = [x if isinstance(x, mx.array) else mx.array(x) for x in launch.inputs]
         return stand_ins.node(StandIn(f"kernel {launch.kernel.name}"), inputs, launch.outputs)
 
     twins = Kernels.plain()
-
-    def form(kernel: Callable[..., Any], twin: Callable[..., Any]) -> Any:
-        return _kernel_or_twin(partial(kernel, runner=runner), twin)
-
-    return Kernels(
-        add_rms_norm=form(metal_add_rms_norm, twins.add_rms_norm),
-        router_top_k=form(metal_router_top_k, twins.router_top_k),
-        delta_step=form(metal_delta_step, twins.delta_step),
-        qk_norm_rope=form(metal_qk_norm_rope, twins.qk_norm_rope),
-        decode_attention=form(metal_decode_attention, twins.decode_attention),
-        expert_down=form(metal_expert_down, twins.expert_down),
-    )
-
-
-def _kernel_or_twin(kernel: Callable[..., Any], twin: Callable[..., Any]) -> Callable[..., Any]:
-    def region(*arguments: Any, **named: Any) -> Any:
-        try:
-            return kernel(*arguments, **named)
-        except UnsupportedError:
-            return twin(*arguments, **named)
-
-    return region
+    forms = candidates(runner).items()
+    return Kernels(**{name: or_twin(some[0].kernel, getattr(twins, name)) for name, some in forms})

@@ -12,11 +12,12 @@ import statistics
 from collections.abc import Sequence
 
 from model import device as devices
-from server.bench import receipt, report
-from server.bench.client import BenchError
-from server.bench.command import checkpoint_folder, say
-from server.bench.decode_workers import Worker, contenders, turns
+from server.bench import receipt
+from server.bench.chart import Panel
+from server.bench.command import say
+from server.bench.decode_workers import Worker, turns
 from server.bench.receipt import Value, Values
+from server.bench.side_by_side import add_common_flags, numbers, run
 
 CONTEXTS = (1024, 4096, 16_384, 32_768, 65_536, 131_072)
 MOST_TOKENS = 240  # of one run: fewer than a tail, so that no merge falls into some runs only
@@ -36,56 +37,28 @@ def parser() -> argparse.ArgumentParser:
     return arguments
 
 
-def add_common_flags(arguments: argparse.ArgumentParser) -> None:
-    """What decode and prefill have in common."""
-    add = arguments.add_argument
-    add("--model", help="checkpoint folder (default: the embedded demo)")
-    add("--vs", choices=["mlx-lm"], help="take turns with it on the same checkpoint")
-    add("--vs-openblas", action="store_true", help="Linux: give mlx-lm OpenBLAS too")
-    add("--rounds", type=int, default=3, help="default: 3")
-
-
-def numbers(text: str) -> tuple[int, ...]:
-    """Positive whole numbers, the least first."""
-    found = tuple(sorted({int(part) for part in text.split(",")}))
-    if found[0] < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return found
-
-
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit status."""
     arguments = parser()
     options = arguments.parse_args(argv)
     if not 1 <= options.tokens <= MOST_TOKENS or options.rounds < 1:
         arguments.error(f"--tokens: 1 to {MOST_TOKENS}; --rounds: at least 1")
-    before = report.load_average()
-    try:
-        folder = checkpoint_folder(options.model)
-        with contenders(folder, options.vs, openblas=options.vs_openblas) as workers:
-            values = measure(workers, options)
-            about = {worker.name: worker.about for worker in workers}
-    except BenchError as error:
-        return receipt.failed("decode", error)
-    except KeyboardInterrupt:
-        return receipt.stopped("decode")
     conditions = {
-        "model": folder.name if folder else "demo",
         "contexts": list(options.contexts),
         "tokens": options.tokens,
-        "rounds": options.rounds,
-        "contenders": about,
         "context_is": "random keys and values, not computed",
         "order": "rounds interleaved: each context is asked of every contender once a round",
     }
-    made = receipt.head(receipt.command_line("decode", argv), conditions, before)
-    panels = [
+    return run("decode", argv, options, measure, conditions, panels)
+
+
+def panels(values: Values) -> list[Panel]:
+    """Speed, time of a step and memory, over the context."""
+    return [
         values.panel("Decode, one sequence", "tokens before", "tok/s"),
         values.panel("Time of a step", "tokens before", "ms", log=True),
         values.panel("Peak memory", "tokens before", "MiB", log=True),
     ]
-    receipt.show(options, made | values.as_json(), values.page(), {"decode.svg": panels})
-    return 0
 
 
 def measure(workers: Sequence[Worker], options: argparse.Namespace) -> Values:

@@ -8,12 +8,13 @@ import itertools
 import time
 from collections.abc import Sequence
 
-from server.bench import receipt, report
-from server.bench.client import BenchError
-from server.bench.command import checkpoint_folder, say
-from server.bench.decode_command import MIB, add_common_flags, numbers
-from server.bench.decode_workers import Worker, contenders, turns
+from server.bench import receipt
+from server.bench.chart import Panel
+from server.bench.command import say
+from server.bench.decode_command import MIB
+from server.bench.decode_workers import Worker, turns
 from server.bench.receipt import Value, Values
+from server.bench.side_by_side import add_common_flags, numbers, run
 
 SIZES = (512, 4096, 16_384)
 WARM_UP = 64  # tokens of the first prompt, which pays for what is made once
@@ -43,32 +44,21 @@ def main(argv: Sequence[str]) -> int:
     options = arguments.parse_args(argv)
     if options.rounds < 1:
         arguments.error("--rounds: at least 1")
-    before = report.load_average()
-    try:
-        folder = checkpoint_folder(options.model)
-        with contenders(folder, options.vs, openblas=options.vs_openblas) as workers:
-            values = measure(workers, options)
-            about = {worker.name: worker.about for worker in workers}
-    except BenchError as error:
-        return receipt.failed("prefill", error)
-    except KeyboardInterrupt:
-        return receipt.stopped("prefill")
     conditions = {
-        "model": folder.name if folder else "demo",
         "sizes": list(options.sizes),
-        "rounds": options.rounds,
         "longest_s": options.longest,
-        "contenders": about,
         "prompts": "random token ids, the same for every contender, new in every round",
         "order": "rounds interleaved: each size is asked of every contender once a round",
     }
-    made = receipt.head(receipt.command_line("prefill", argv), conditions, before)
-    panels = [
+    return run("prefill", argv, options, measure, conditions, panels)
+
+
+def panels(values: Values) -> list[Panel]:
+    """Speed and memory, over the prompt's length."""
+    return [
         values.panel("Prefill, one prompt", "prompt tokens", "tok/s"),
         values.panel("Peak memory", "prompt tokens", "MiB", log=True),
     ]
-    receipt.show(options, made | values.as_json(), values.page(), {"prefill.svg": panels})
-    return 0
 
 
 def measure(workers: Sequence[Worker], options: argparse.Namespace) -> Values:

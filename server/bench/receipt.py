@@ -143,6 +143,6 @@ def failed(mode: str, error: Exception) -> int:
 
 
 def stopped(mode: str) -> int:
-    """The same for Ctrl-C and SIGTERM."""
+    """The same for Ctrl-C."""
     print(f"mxserve bench {mode}: stopped", file=sys.stderr)
     return 130

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from server.bench import decode_command, decode_workers, main, prefill_command
+from server.bench import decode_workers, main, side_by_side
 from server.bench.client import BenchError
 from server.bench.decode_workers import Worker
 from server.bench.receipt import Value, Values, command_line
@@ -87,8 +87,7 @@ def two(monkeypatch: pytest.MonkeyPatch) -> list[Scripted]:
     def contenders(*_: Any, **__: Any):
         yield workers
 
-    monkeypatch.setattr(decode_command, "contenders", contenders)
-    monkeypatch.setattr(prefill_command, "contenders", contenders)
+    monkeypatch.setattr(side_by_side, "contenders", contenders)
     return workers
 
 
