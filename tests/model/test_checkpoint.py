@@ -22,6 +22,7 @@ TOLERANCE = {
     "mlx-bf16": 0.0,
     "original": 0.0,
     "mlx-ud-mxfp8": 0.03,
+    "mlx-ud-mxfp8-fast": 0.03,
     "mlx-mxfp8": 0.03,
     "mlx-affine8": 0.01,
     "mlx-affine4": 0.11,

@@ -1,13 +1,13 @@
 """Joined matrices: what is joined in which format, and that they compute what their parts do."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import mlx.core as mx
 import pytest
 
 from model.checkpoint import Weights, load_weights
-from model.config import QuantSpec, read_config
+from model.config import read_config
+from model.convert.recipe import AFFINE8, MXFP8, Recipe
 from model.joining import join_arrays, joins
 from model.network import Network
 from model.random_checkpoint import write_random_checkpoint
@@ -18,19 +18,14 @@ from model.storage_formats import FORMATS, StorageFormat
 
 ON_GPU = mx.default_device() != mx.Device(mx.cpu)
 PROMPT, DECODED = [5 + 7 * i % 400 for i in range(21)], 4
-AFFINE8, MXFP8 = QuantSpec(8, 64, "affine"), QuantSpec(8, 32, "mxfp8")
 MIXER_JOINS = {"self_attn.qkv_proj", "linear_attn.in_proj_qkvz", "linear_attn.in_proj_ab"}
 ALL_JOINS = MIXER_JOINS | {"mlp.gates", "mlp.experts.gate_up_proj", "mlp.experts.down_proj"}
 
 
-@dataclass(frozen=True, slots=True)
-class MixedFormat(StorageFormat):
+def mixed(otherwise: tuple[str, ...]) -> StorageFormat:
     """Stores the modules whose paths end in one of `otherwise` as MXFP8, the others as affine."""
-
-    otherwise: tuple[str, ...] = ()
-
-    def spec(self, module: str) -> QuantSpec | None:
-        return MXFP8 if module.endswith(self.otherwise) else AFFINE8
+    rules = tuple((ending, MXFP8) for ending in otherwise)
+    return StorageFormat("mixed", Recipe("mixed", "", rules, rest=AFFINE8, header=AFFINE8))
 
 
 # What is stored otherwise, and what is joined then.
@@ -106,8 +101,7 @@ def test_joined_matrices_compute_what_their_parts_do(
 def test_what_is_stored_otherwise_stays_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, otherwise: tuple[str, ...]
 ) -> None:
-    format = MixedFormat("mixed", AFFINE8, otherwise=otherwise)
-    monkeypatch.setitem(FORMATS, "mixed", format)
+    monkeypatch.setitem(FORMATS, "mixed", mixed(otherwise))
     folder = written(tmp_path, "mixed")
     joined = load(folder, dequantize=False)
     assert joined_names(joined) == MIXED[otherwise]

@@ -1,0 +1,31 @@
+"""From the original BF16 checkpoint to a quantized one: `mxserve convert`.
+
+How the parts fit, and what they agree on:
+
+- `source.py`: `open_source(path_or_hub_id) -> Source`. Lazy: headers are read, tensors when asked
+  for. Names are the network's (`model.layers.0.mlp.switch_mlp.gate_proj.weight`, as in
+  model/tensors.py), shapes those of the MLX layout, values what the network computes with (norms
+  have their one added, gate and up of the experts are apart). `source.tensors[name]` tells shape,
+  kind and stored dtype; `.values(start, stop)` gives float32 [stop - start, ...] of a range of the
+  first axis (rows, or experts); `source[name]` the whole as an mx.array in the stored dtype.
+- `recipe.py`: `RECIPES[name].decide(module, shape) -> QuantSpec | None`; None is bfloat16.
+  `module` is a name without `.weight`.
+- `prescale.py`: what AWQ hands over, `Prescaling = Mapping[str, Scaling]` by tensor name: factors
+  of the inputs (columns) and outputs (rows) of a matrix, multiplied in float32 before anything is
+  quantized, or of a norm's values. What stays bfloat16 is rounded after it: powers of two change
+  nothing else. `Importance = Mapping[str, float32 array]` by module: the mean square of every
+  input, [in], or [experts, in] for the routed experts; it weighs the errors between which the
+  quantizers choose. Made by `imatrix.py` and `awq.py`:
+  `imatrix.read_importance(file, config) -> Importance`, and
+  `awq.plan_prescaling(source, recipe, importance) -> awq.Plan`, whose `scalings` is a Prescaling
+  and whose `report` goes to conversion.json (a JSON list, one entry for each group of tensors).
+- `quantize.py`: `quantize(values, spec, importance=None) -> dict[suffix, numpy array as stored]`,
+  `exponent.py`, `e4m3.py`, `e2m1.py`, `affine.py` behind it: numpy only, so every machine
+  writes the same bytes. `dequantize(parts, spec)` is its inverse.
+- `plan.py`: the tensors to be written, their places in the files. `writer.py`, `journal.py`,
+  `convert.py`: streamed there, taken up again where it was killed. `report.py`: in words.
+
+Vision tensors are kept in bfloat16 as `vision_tower.*`. MTP tensors (`mtp.*`) are kept as they
+are: a name with that prefix always means the original layout, norms without their one and experts
+fused, in a file of its own, mtp.safetensors.
+"""
