@@ -213,7 +213,7 @@ def load_model(
         log.info("%d vision and MTP tensors set aside", len(weights.set_aside))
     network = Network(config, weights, device.compute_dtype, on_gpu=on_gpu)
     log.info("delta rule: %s", network.delta_rule_choice)
-    rows = probe.admit(network, kernels, on_metal=device.kind == "metal")
+    rows = probe.admit(network, kernels, device=device.kind)
     log.info("kernels: %s", summary(rows))
     is_demo = folder.resolve() == DEMO_FOLDER.resolve()
     return Model(

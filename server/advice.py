@@ -29,6 +29,7 @@ class Kernel:
     error: float | None
     twin_us: float | None
     kernel_us: float | None
+    twin: str = ""
 
 
 @dataclass(frozen=True, slots=True)

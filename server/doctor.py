@@ -160,7 +160,9 @@ def _table(kernels: Sequence[Kernel]) -> list[str]:
         rows.append(
             (
                 kernel.name,
-                f"kernel {kernel.size}".strip() if kernel.admitted else "twin",
+                f"kernel {kernel.size}".strip()
+                if kernel.admitted
+                else f"twin {kernel.twin}".strip(),
                 "" if kernel.error is None else f"{kernel.error:.1e}",
                 "" if kernel.twin_us is None else f"{kernel.twin_us:.1f}",
                 "" if kernel.kernel_us is None else f"{kernel.kernel_us:.1f}",

@@ -3,7 +3,9 @@
 Steps of the network are run once through recording twins. A kernel is then called with the same
 arguments: its results have to be those of the twin computed in float32, to within the rounding of
 the activation type, and, where the user has not asked for it by name, it has to be faster than the
-compiled twin. A kernel that raises, at any point, is not admitted. Everything measured goes into
+compiled twin. A kernel that raises, at any point, is not admitted. Twins that a function of mlx
+does a part of prove themselves in the same way, against the plain ones, and come first: a kernel
+has to be faster than the twin that would run without it. Everything measured goes into
 the table that `mxserve doctor` prints.
 """
 
@@ -14,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
+from types import MappingProxyType
 from typing import Any
 
 import mlx.core as mx
@@ -29,13 +32,15 @@ COMPARED = 4  # calls of each step that are compared: first, last and between
 ROUNDS = 9
 WON = 7  # rounds of ROUNDS in which a kernel has to be faster: less may be chance
 NO_KERNELS = "twin: no custom kernels on this device"
+NONE: Candidates = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """What was found about one kernel. error: largest difference, as a part of the output's largest
     value; times are medians per call, in microseconds; None is what was not measured. size: which
-    of the kernel's sizes that was, empty where there is only one."""
+    of the kernel's sizes that was, empty where there is only one; twin: which function of mlx its
+    twin uses, empty where that is plain operations."""
 
     name: str
     admitted: bool
@@ -44,6 +49,7 @@ class Row:
     error: float | None = None
     twin_us: float | None = None
     kernel_us: float | None = None
+    twin: str = ""
 
 
 class Admission:
@@ -67,23 +73,35 @@ class Admission:
         self._clock, self._compiled = clock, compiled
 
     def admit(
-        self, candidates: Candidates, choice: KernelChoice
+        self, candidates: Candidates, choice: KernelChoice, other_twins: Candidates = NONE
     ) -> tuple[Kernels, tuple[Row, ...]]:
         """The twins, with the fastest kernel that proved itself in the place of each that has one,
-        and a row for every region. What an admitted kernel does not take later, its twin takes."""
+        and a row for every region. What an admitted kernel does not take later, its twin takes.
+        Of `other_twins` those are tried whatever the choice of kernels is."""
         kernels, rows = Kernels.plain(), []
         for name in REGIONS:
+            twin = self._twin(name, other_twins.get(name, ()))
             found = [
-                (self._tried(name, candidate, choice), candidate) for candidate in candidates[name]
-            ]
+                (self._tried(name, candidate, choice, twin), candidate)
+                for candidate in candidates.get(name, ())
+            ] or [(Row(name, False, NO_KERNELS), twin)]
             row, candidate = min(found, key=lambda pair: _rank(pair[0]))
-            if row.admitted:
-                twin = getattr(kernels, name)
-                kernels = replace(kernels, **{name: or_twin(candidate.kernel, twin)})
-            rows.append(row)
+            form = or_twin(candidate.kernel, twin.kernel) if row.admitted else twin.kernel
+            kernels = replace(kernels, **{name: form})
+            rows.append(replace(row, twin=twin.size))
         return kernels, tuple(rows)
 
-    def _tried(self, name: str, candidate: Candidate, choice: KernelChoice) -> Row:
+    def _twin(self, name: str, others: Sequence[Candidate]) -> Candidate:
+        """The fastest that agrees with the plain one, which it may be itself."""
+        plain = Candidate("", getattr(Kernels.plain(), name))
+        found = [(self._tried(name, other, "auto", plain), other) for other in others]
+        admitted = [(row, other) for row, other in found if row.admitted]
+        return min(admitted, key=lambda pair: _rank(pair[0]))[1] if admitted else plain
+
+    def _tried(
+        self, name: str, candidate: Candidate, choice: KernelChoice, against: Candidate
+    ) -> Row:
+        """Compared with the plain twin, timed against the one that would run instead."""
         if choice == "off" or (choice != "auto" and name not in choice):
             return Row(name, False, "turned off")
         twin, kernel = getattr(Kernels.plain(), name), candidate.kernel
@@ -96,7 +114,11 @@ class Admission:
             row, limit = replace(row, error=error), TOLERANCE[_narrowest(calls)]
             if not error <= limit:  # NaN is not
                 return replace(row, reason=f"differs by {error:.1e}, more than {limit:.1e}")
-            times = [self._times(step[name], twin, kernel) for step in self._timed if step[name]]
+            times = [
+                self._times(step[name], against.kernel, kernel)
+                for step in self._timed
+                if step[name]
+            ]
         except Exception as failure:  # whatever a device or driver raises: the twin is there
             reason = f"raised {type(failure).__name__}: {_first_line(failure)}"
             return replace(row, reason=reason, error=None)

@@ -1,4 +1,5 @@
-"""The Metal kernels of all regions, with the sizes they are tried in.
+"""The forms of all regions that have to prove themselves: Metal kernels, with the sizes they are
+tried in, and twins in which a function of mlx does a part.
 
 How many threads a threadgroup may have depends on the registers that Metal's compiler gives a
 thread, and what is fastest on the chip: so some kernels come in several sizes, the most promising
@@ -12,8 +13,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from model import delta_rule
 from model.kernels.decode_attention import metal_decode_attention
-from model.kernels.delta_step import metal_delta_step
+from model.kernels.delta_step import delta_step, metal_delta_step
 from model.kernels.expert_down import metal_expert_down
 from model.kernels.metal import Runner, UnsupportedError, run
 from model.kernels.qk_norm_rope import metal_qk_norm_rope
@@ -24,7 +26,7 @@ from model.kernels.router import metal_router_top_k
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """A kernel in one size; `size` is empty where there is only one. Raises UnsupportedError for
-    shapes beyond it."""
+    shapes beyond it. Of a twin, `size` says what it is made with."""
 
     size: str
     kernel: Callable[..., Any]
@@ -53,6 +55,15 @@ def candidates(runner: Runner = run) -> Candidates:
         "decode_attention": sized(metal_decode_attention, "parts", (32, 16)),
         "expert_down": sized(metal_expert_down, "rows", (8, 4, 16)),
     }
+
+
+def other_twins() -> Candidates:
+    """Region -> twins that a GPU may be faster with than with plain operations alone."""
+
+    def update(*args: Any, **kwargs: Any) -> Any:
+        return delta_step(*args, **kwargs, rule=delta_rule.built_in)
+
+    return {"delta_step": [Candidate("mx.fast.gated_delta_update", update)]}
 
 
 def or_twin(kernel: Callable[..., Any], twin: Callable[..., Any]) -> Callable[..., Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import mlx.core as mx
 
 from model.activations import silu
-from model.delta_rule import recurrent_step
+from model.delta_rule import DeltaRule, recurrent_step
 from model.kernels.delta_step_kernel import KERNELS
 from model.kernels.metal import (
     MAX_THREADS,
@@ -39,8 +39,10 @@ def delta_step(
     recurrent: mx.array,
     key_heads: int,
     value_heads: int,
+    *,
+    rule: DeltaRule = recurrent_step,
 ) -> tuple[mx.array, mx.array, mx.array]:
-    """One token of each row. Plain operations.
+    """One token of each row. Plain operations, or with mlx's own `rule` for the recurrence.
 
     qkvz [B, 1, C + Hv·Dv]: queries, keys, values and output gate, in the activation dtype;
     x [B, 1, H]: the layer's input, from which in_proj_ab [H] -> [2·Hv] makes what the decay and
@@ -63,7 +65,7 @@ def delta_step(
     a, b = mx.split(in_proj_ab(x), 2, axis=-1)
     beta = mx.sigmoid(b.astype(mx.float32))
     log_decay = -decay_rate * mx.logaddexp(a.astype(mx.float32) + dt_bias, 0.0)
-    out, recurrent = recurrent_step(q, k, v, log_decay, beta, recurrent)
+    out, recurrent = rule(q, k, v, log_decay, beta, recurrent)
     out = mx.fast.rms_norm(out, norm.astype(mx.float32), eps)
     z = z.reshape(B, 1, value_heads, value_dim).astype(mx.float32)
     out = (out * silu(z)).astype(qkvz.dtype)

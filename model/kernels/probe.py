@@ -6,30 +6,34 @@ attention is another kernel: both timed. Three streams together: compared only.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import mlx.core as mx
 
 from model.kernel_choice import KernelChoice
 from model.kernels import Kernels
-from model.kernels.admission import Admission, Row, without_kernels
-from model.kernels.candidates import candidates
+from model.kernels.admission import NONE, Admission, Row, without_kernels
+from model.kernels.candidates import candidates, other_twins
 from model.kernels.recording import Step
 from model.lane_state import LaneState
 from model.network import Network
 from model.state import TAIL, SequenceState, bucket
 
+Device = Literal["cpu", "metal", "cuda"]
 PROMPT, LONG = 300, 4000  # tokens
 DECODED = 3  # steps before the recorded one, so that there is a tail
 
 
 def admit(
-    network: Network, choice: KernelChoice, *, on_metal: bool, compiled: bool = True
+    network: Network, choice: KernelChoice, *, device: Device, compiled: bool = True
 ) -> tuple[Row, ...]:
-    """Gives the network the kernels that prove themselves now; returns what was found.
+    """Gives the network the kernels, and the twins made with functions of mlx, that prove
+    themselves now; returns what was found. A GPU without Metal has only the latter.
 
     Reads the whole model a few dozen times: a second or two. Call before the first compiled step.
     """
     network.kernels = Kernels.plain()
-    if not on_metal or choice == "off":
+    if device == "cpu" or choice == "off":
         return without_kernels(choice)
     limit = network.config.max_position_embeddings - TAIL
     prompt = _prompted(network, min(PROMPT, limit), seed=1)
@@ -38,7 +42,8 @@ def admit(
     together = [_prompted(network, length, seed=length) for length in (5, 40, 17)]
     timed = [_step(network, [prompt]), _step(network, [long])]
     admission = Admission(timed, [_step(network, together)], compiled=compiled)
-    network.kernels, rows = admission.admit(candidates(), choice)
+    kernels = candidates() if device == "metal" else NONE
+    network.kernels, rows = admission.admit(kernels, choice, other_twins())
     mx.clear_cache()  # what the trials needed is not what steps need
     return rows
 

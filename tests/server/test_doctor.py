@@ -115,6 +115,11 @@ def test_a_macs_table() -> None:
     assert len(columns) == 1
 
 
+def test_a_twin_says_which_function_of_mlx_it_is_made_with() -> None:
+    kernel = replace(BROKEN, name="delta_step", twin="mx.fast.gated_delta_update")
+    assert "delta_step  twin mx.fast.gated_delta_update " in text(Report(MAC, REAL, (kernel,)))
+
+
 def test_nothing_to_do() -> None:
     assert advice(MAC, REAL, (GOOD, SLOW)) == []
     assert text(Report(MAC, REAL, (GOOD,))).endswith("\n- Nothing to do.")

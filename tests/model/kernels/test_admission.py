@@ -20,7 +20,7 @@ from model.kernels.admission import (
     summary,
     without_kernels,
 )
-from model.kernels.candidates import Candidate, candidates
+from model.kernels.candidates import Candidate, candidates, other_twins
 from model.kernels.metal import UnsupportedError
 from model.kernels.recording import record
 from tests.model.kernels import examples
@@ -307,6 +307,62 @@ def test_the_fastest_size_is_taken(clock: Clock) -> None:
     _, rows = admission.admit(sizes, "auto")
     (row,) = (row for row in rows if row.name == "delta_step")
     assert row.reason.startswith("raised ValueError: Thread group size")
+
+
+def with_mlxs_update(
+    clock: Clock, seconds: float, kernel: Callable[..., Any], choice: str = "auto"
+) -> tuple[Row, Kernels]:
+    """The row of delta_step where mlx's own update, the real one, takes that time in its twin."""
+    (form,) = other_twins()["delta_step"]
+    others = {"delta_step": [Candidate(form.size, clock.taking(seconds, form.kernel))]}
+    admission = Admission([step], [], clock=clock, compiled=False)
+    sizes = good_ones(clock, delta_step=kernel)
+    kernels, rows = admission.admit(sizes, parse_choice(choice), others)
+    (row,) = (row for row in rows if row.name == "delta_step")
+    return row, kernels
+
+
+def seconds_of_delta_step(clock: Clock, kernels: Kernels) -> float:
+    before = clock.now
+    kernels.delta_step(**examples.delta_step(Draw(mx.float32), 1, DeltaSizes(1, 2, 8, 8)))
+    return clock.now - before
+
+
+def broken(*args: Any, **kwargs: Any) -> Any:
+    raise RuntimeError("no function of that name")
+
+
+@pytest.mark.parametrize("choice", ["auto", "delta_step", "router_top_k"])
+def test_without_the_kernel_the_twin_uses_mlxs_own_update(clock: Clock, choice: str) -> None:
+    row, kernels = with_mlxs_update(clock, 6e-6, broken, choice)
+    assert not row.admitted
+    assert row.twin == "mx.fast.gated_delta_update"
+    assert seconds_of_delta_step(clock, kernels) == pytest.approx(6e-6)
+
+
+def test_a_kernel_has_to_be_faster_than_the_twin_that_would_run(clock: Clock) -> None:
+    row, kernels = with_mlxs_update(clock, 6e-6, clock.taking(8e-6, PLAIN.delta_step))
+    assert (row.admitted, row.reason) == (False, "agrees, not faster")
+    assert (row.twin_us, row.kernel_us) == (pytest.approx(6), pytest.approx(8))
+    row, kernels = with_mlxs_update(clock, 6e-6, clock.taking(4e-6, PLAIN.delta_step))
+    assert row.admitted
+    assert seconds_of_delta_step(clock, kernels) == pytest.approx(4e-6)
+
+
+def test_mlxs_update_has_to_agree_and_be_faster_than_plain_operations(clock: Clock) -> None:
+    row, kernels = with_mlxs_update(clock, 11e-6, broken)
+    assert (row.admitted, row.twin) == (False, "")
+    assert seconds_of_delta_step(clock, kernels) == pytest.approx(10e-6)
+
+    def wrong(*args: Any, **kwargs: Any) -> Any:
+        out, *states = PLAIN.delta_step(*args, **kwargs)
+        return out * 1.1, *states
+
+    others = {"delta_step": [Candidate("wrong", clock.taking(1e-6, wrong))]}
+    admission = Admission([step], [], clock=clock, compiled=False)
+    kernels, rows = admission.admit({}, "auto", others)
+    assert kernels.delta_step is Kernels.plain().delta_step
+    assert {row.reason for row in rows} == {NO_KERNELS}
 
 
 def test_every_region_has_candidates() -> None:

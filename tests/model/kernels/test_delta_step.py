@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model.delta_rule import built_in
 from model.kernels.delta_step import delta_step, metal_delta_step
 from model.kernels.metal import UnsupportedError
 from model.quantized import Linear
@@ -101,6 +102,20 @@ def test_a_row_that_is_not_finite_stays_so_alone() -> None:
     out, _, recurrent = metal_delta_step(**args, runner=Recorder())
     assert mx.isnan(out).all(axis=(1, 2)).tolist() == [False, True, False]
     assert mx.isnan(recurrent).any(axis=(1, 2, 3)).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("sizes", [REAL, DEMO])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_the_twin_with_mlxs_own_update_agrees(
+    dtype: mx.Dtype, sizes: DeltaSizes, rows: int
+) -> None:
+    args = examples.delta_step(Draw(dtype), rows, sizes)
+    found = zip(delta_step(**args, rule=built_in), delta_step(**args), strict=True)
+    for got, want in found:
+        assert (got.shape, got.dtype) == (want.shape, want.dtype)
+        error = mx.abs(got.astype(mx.float32) - want.astype(mx.float32)).max()
+        assert float(error) <= (1e-5 if dtype == mx.float32 else 2**-7) * float(mx.abs(want).max())
 
 
 def test_one_launch_and_a_threadgroup_per_row_and_head() -> None:

@@ -46,7 +46,7 @@ def test_every_kernel_agrees_on_the_demo(network: Network, monkeypatch: pytest.M
     monkeypatch.setattr(probe, "PROMPT", 20)
     plain = one_step(network)
     # By name: whether they are faster on a CPU says nothing.
-    rows = probe.admit(network, REGIONS, on_metal=True, compiled=False)
+    rows = probe.admit(network, REGIONS, device="metal", compiled=False)
     assert [row.name for row in rows] == list(REGIONS)
     assert all(row.admitted for row in rows), rows
     assert all(row.twin_us and row.kernel_us for row in rows)
@@ -59,9 +59,9 @@ def test_without_metal_or_turned_off_nothing_runs(
     network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(network, "step", None)
-    rows = probe.admit(network, "auto", on_metal=False)
+    rows = probe.admit(network, "auto", device="cpu")
     assert {row.reason for row in rows} == {NO_KERNELS}
-    rows = probe.admit(network, "off", on_metal=True)
+    rows = probe.admit(network, "off", device="metal")
     assert {row.reason for row in rows} == {"turned off"}
     assert network.kernels == Kernels.plain()
 
@@ -72,7 +72,26 @@ def test_a_network_is_as_it_was_when_no_kernel_can_be_built(
     if mx.metal.is_available():
         pytest.skip("there is Metal")
     monkeypatch.setattr(probe, "PROMPT", 20)
+    monkeypatch.setattr(probe, "other_twins", dict)
     before = one_step(network)
-    rows = probe.admit(network, "auto", on_metal=True)
+    rows = probe.admit(network, "auto", device="metal")
     assert not any(row.admitted for row in rows)
     assert mx.array_equal(one_step(network), before)
+
+
+@pytest.mark.parametrize("device", ["metal", "cuda"])
+def test_without_kernels_a_gpu_may_decode_with_mlxs_own_update(
+    network: Network, device: probe.Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if mx.metal.is_available():
+        pytest.skip("there is Metal")
+    monkeypatch.setattr(probe, "PROMPT", 20)
+    monkeypatch.setattr(probe, "LONG", 100)
+    monkeypatch.setattr(admission._Times, "kernel_wins", property(lambda times: True))
+    before = one_step(network)
+    rows = probe.admit(network, "auto", device=device, compiled=False)
+    assert not any(row.admitted for row in rows)
+    assert {row.twin for row in rows if row.name == "delta_step"} == {"mx.fast.gated_delta_update"}
+    assert network.kernels != Kernels.plain()
+    error = mx.abs(one_step(network) - before).max() / mx.abs(before).max()
+    assert float(error) < (1e-4 if network.dtype == mx.float32 else 2**-5)
