@@ -34,8 +34,9 @@ class DeltaNet:
         self.in_proj_qkvz = linears(source, f"{part}_qkvz", f"{part}_qkv", f"{part}_z")
         self.in_proj_ab = linears(source, f"{part}_ab", f"{part}_a", f"{part}_b")
         self.out_proj = linear(source, f"{path}.out_proj")
-        # [channels, W, 1] -> [W, channels]: the convolution is W shifted multiply-adds.
-        self.conv_taps = source.arrays[f"{path}.conv1d.weight"].squeeze(-1).T
+        # [channels, W, 1] -> [W, channels]: the convolution is W shifted multiply-adds. Lying so in
+        # memory, or a kernel that wants rows would copy them in every step.
+        self.conv_taps = mx.contiguous(source.arrays[f"{path}.conv1d.weight"].squeeze(-1).T)
         self.decay_rate = mx.exp(source.arrays[f"{path}.A_log"].astype(mx.float32))
         self.dt_bias = source.arrays[f"{path}.dt_bias"].astype(mx.float32)
         self.norm = source.arrays[f"{path}.norm.weight"]
@@ -60,6 +61,33 @@ class DeltaNet:
             self.value_heads,
         )
         return self.out_proj(out), conv_tail, recurrent
+
+    def several(
+        self, x: mx.array, conv_tail: mx.array, recurrent: mx.array, kernels: Kernels
+    ) -> tuple[mx.array, list[tuple[mx.array, mx.array]]]:
+        """A few tokens of each row, x [B, T, hidden], one after the other -> output, and the
+        convolution tail and the recurrent matrices after each of them."""
+        qkvz = self.in_proj_qkvz(x)
+        outputs: list[mx.array] = []
+        states: list[tuple[mx.array, mx.array]] = []
+        for t in range(x.shape[1]):
+            out, conv_tail, recurrent = kernels.delta_step(
+                qkvz[:, t : t + 1],
+                x[:, t : t + 1],
+                self.in_proj_ab,
+                conv_tail,
+                self.conv_taps,
+                self.decay_rate,
+                self.dt_bias,
+                self.norm,
+                self.eps,
+                recurrent,
+                self.key_heads,
+                self.value_heads,
+            )
+            outputs.append(out)
+            states.append((conv_tail, recurrent))
+        return self.out_proj(mx.concatenate(outputs, axis=1)), states
 
     def prefill(
         self, x: mx.array, conv_tail: mx.array, recurrent: mx.array
