@@ -1,4 +1,4 @@
-"""The command line: `mxserve serve | chat | bench | cache | doctor`.
+"""The command line: `mxserve serve | chat | bench | cache | doctor | service`.
 
 Knows flags and exit statuses; each command's work is in its own module, imported when it runs.
 """
@@ -21,6 +21,7 @@ ELSEWHERE = {
     "bench": "server.bench",
     "cache": "server.cache_command",
     "doctor": "server.doctor",
+    "service": "server.service",
 }
 
 
@@ -71,7 +72,15 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("bench", help="measure a server", add_help=False)
     commands.add_parser("cache", help="list or clear the prompt cache on disk", add_help=False)
     commands.add_parser("doctor", help="what this machine has and what to do", add_help=False)
+    commands.add_parser("service", help="a server that starts at login", add_help=False)
     return top
+
+
+def serve_parser() -> argparse.ArgumentParser:
+    """The flags of `mxserve serve` alone."""
+    parser = argparse.ArgumentParser(argument_default=argparse.SUPPRESS)
+    _add_serve_flags(parser)
+    return parser
 
 
 def _add_serve_flags(serve: argparse.ArgumentParser) -> None:
@@ -129,4 +138,5 @@ def _add_serve_flags(serve: argparse.ArgumentParser) -> None:
         help="further Host name to answer to; repeatable",
     )
     add("--strict-model", action="store_true", help="404 for another model's name")
+    add("--log-file", metavar="FILE", help="log there, 10 MiB and five older ones are kept")
     add("--log-level", choices=("debug", "info", "warning", "error"), help="default: info")

@@ -22,6 +22,7 @@ from server import __version__, log
 from server.app import create_app
 from server.engine import Engine, ModelInfo
 from server.loading_bar import LoadingBar
+from server.log_file import LogFile
 from server.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -71,6 +72,11 @@ class Server(uvicorn.Server):
 def serve(settings: Settings) -> int:
     """Serves until a signal or the engine's death; returns the exit status."""
     log.configure(settings.log_level)
+    if settings.log_file is not None:
+        try:
+            logging.getLogger().addHandler(LogFile(settings.log_file))
+        except OSError as error:
+            return _fail(f"cannot write the log to {settings.log_file}: {error.strerror or error}")
     # Until uvicorn takes the signal there is nothing to drain; it raises it again when it has
     # drained. Both times status 0 is right.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))

@@ -73,6 +73,7 @@ class Settings(BaseSettings):
     allowed_hosts: Annotated[list[str], NoDecode] = Field(default_factory=list)
     strict_model: bool = False
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_file: Path | None = None
 
     @classmethod
     def settings_customise_sources(
@@ -112,6 +113,11 @@ class Settings(BaseSettings):
     def _folder(cls, value: Any) -> Any:
         if value in ("", "off"):
             return "off"
+        return Path(value).expanduser().absolute() if isinstance(value, (str, Path)) else value
+
+    @field_validator("log_file", mode="before")
+    @classmethod
+    def _file_of_log(cls, value: Any) -> Any:
         return Path(value).expanduser().absolute() if isinstance(value, (str, Path)) else value
 
     @field_validator("response_store", mode="before")
