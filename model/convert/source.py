@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from model.config import ModelConfig, read_config
 from model.convert.prescale import Floats
+from model.convert.rounding import bf16_values
 from model.errors import CheckpointError
 from model.hub import hub_snapshot
 from model.layout import Change
@@ -155,11 +156,6 @@ def open_source(path: str | Path) -> Source:
     kept = taken | {tensor.stored.name for tensor in ordered}
     dropped = tuple(sorted(name for name in rest if name not in kept))
     return Source(folder, config, MappingProxyType(tensors), dropped, fingerprint(folder))
-
-
-def bf16_values(bits: npt.NDArray[np.uint16]) -> Floats:
-    """bfloat16 as float32."""
-    return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
 def _check_unquantized(folder: Path, plan: Any) -> None:
