@@ -15,6 +15,7 @@ REGIONS = (
     "qk_norm_rope",
     "decode_attention",
     "expert_down",
+    "vocabulary_top_k",
 )
 
 # `auto`: each kernel that agrees with its twin and is faster. Names: these, if they agree.

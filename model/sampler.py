@@ -18,12 +18,13 @@ from typing import NamedTuple
 import mlx.core as mx
 import numpy as np
 
-from model.largest import MOST, largest
+from model.kernels import VocabularyTopK
+from model.kernels.vocabulary_top_k import vocabulary_top_k
+from model.largest import MOST
 from model.sampling import SamplingParams
 
 Arrays = dict[str, mx.array]
 FEW = (32, MOST)  # sizes of the few, so that not every top_k has a step compiled of its own
-_BELOW_ONE = 1 - 2**-24  # the float32 before it
 
 
 class Variant(NamedTuple):
@@ -143,10 +144,14 @@ def count_fed(moving: Arrays, token: mx.array, generated: mx.array) -> Arrays:
 
 
 def sample(
-    logits: mx.array, variant: Variant, constants: Arrays, moving: Arrays
+    logits: mx.array,
+    variant: Variant,
+    constants: Arrays,
+    moving: Arrays,
+    top_k: VocabularyTopK = vocabulary_top_k,
 ) -> tuple[mx.array, Arrays]:
     """logits [B, V] float32 -> token ids [B] int32 (-1 where the logits are not finite) and the
-    moved arrays.
+    moved arrays. `top_k` finds the few largest.
     """
     if variant.penalised:
         logits = _penalise(logits, constants, moving)
@@ -154,8 +159,10 @@ def sample(
         return _told(mx.argmax(logits, axis=-1), logits.max(axis=-1)), moving
     keys = mx.vmap(lambda key: mx.random.split(key, 2))(moving["key"])  # [B, 2, 2]
     moving = {**moving, "key": keys[:, 0]}
-    draw = _draw_of_few if variant.few else _draw_of_all
-    token, best, highest = draw(logits, variant, constants, keys[:, 1])
+    if variant.few:
+        token, best, highest = _draw_of_few(top_k(logits, keys[:, 1], variant.few), constants)
+    else:
+        token, best, highest = _draw_of_all(logits, variant, constants, keys[:, 1])
     if variant.mixed:
         token = mx.where(constants["greedy"], best, token)
     return _told(token, highest), moving
@@ -178,24 +185,18 @@ def _penalise(logits: mx.array, constants: Arrays, moving: Arrays) -> mx.array:
 
 
 def _draw_of_few(
-    logits: mx.array, variant: Variant, constants: Arrays, keys: mx.array
+    few: tuple[mx.array, mx.array, mx.array, mx.array], constants: Arrays
 ) -> tuple[mx.array, mx.array, mx.array]:
-    """Of the few largest logits: tokens drawn, those with the largest logit, and it, all [B]."""
-    ids, ranked, highest = largest(logits, variant.few)
-    noise = gumbel_of(ids, keys, logits.shape[-1])
-    place = _draw_ranked(ranked, constants, noise)
+    """Of the few largest logits (see vocabulary_top_k): tokens drawn, those with the largest logit,
+    and it, all [B]."""
+    ids, ranked, highest, uniform = few
+    place = _draw_ranked(ranked, constants, gumbel(uniform))
     return mx.take_along_axis(ids, place, axis=-1).squeeze(-1), ids[:, 0], highest
 
 
-def gumbel_of(ids: mx.array, keys: mx.array, vocabulary: int) -> mx.array:
-    """The noise of the tokens `ids` [B, n]: what mx.random.gumbel would draw for them among all."""
-    if vocabulary % 2:
-        noise = mx.vmap(lambda key: mx.random.gumbel((vocabulary,), key=key))(keys)
-        return mx.take_along_axis(noise, ids, axis=-1)
-    # A key is split into the random bits that its numbers are made of.
-    bits = mx.vmap(lambda key: mx.random.split(key, vocabulary // 2))(keys).flatten(1)
-    chosen = mx.take_along_axis(bits, ids, axis=-1).astype(mx.float32)
-    return -mx.log(-mx.log(mx.minimum(chosen / float(2**32 - 1), _BELOW_ONE)))
+def gumbel(uniform: mx.array) -> mx.array:
+    """The noise that mx.random.gumbel makes of these numbers in [0, 1)."""
+    return -mx.log(-mx.log(uniform))
 
 
 def _draw_of_all(

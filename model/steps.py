@@ -150,7 +150,8 @@ class Steps:
             states = LayerStates.join(bodies, layers)
             hidden, states = self.network.step(tokens, states, body_lengths, tail_length)
             logits = self.network.logits(hidden[:, 0])
-            next_tokens, moving = sample(logits, variant, constants, moving)
+            top_k = self.network.kernels.vocabulary_top_k
+            next_tokens, moving = sample(logits, variant, constants, moving, top_k)
             return next_tokens, states.moving(), moving, [logits] if variant.with_logits else []
 
         return step
@@ -177,7 +178,8 @@ class Steps:
         ) -> tuple[mx.array, Arrays, list[mx.array]]:
             allowed = masked(logits, mask[0]) if mask else logits
             finite = mx.isfinite(logits.max(axis=-1))
-            next_tokens, moving = sample(allowed, variant, constants, moving)
+            top_k = self.network.kernels.vocabulary_top_k
+            next_tokens, moving = sample(allowed, variant, constants, moving, top_k)
             next_tokens = mx.where(finite, next_tokens, -1)
             found = list(scores(logits, next_tokens)) if scored else []
             return next_tokens, moving, found

@@ -20,6 +20,7 @@ from model.kernels import (
     qk_norm_rope,
     residual_norm,
     router,
+    vocabulary_top_k,
 )
 from model.quantized import AnyExpertLinear, AnyLinear, SeparateLinears
 
@@ -108,6 +109,14 @@ class ExpertDown(Protocol):
     ) -> mx.array: ...
 
 
+class VocabularyTopK(Protocol):
+    """See vocabulary_top_k.vocabulary_top_k."""
+
+    def __call__(
+        self, logits: mx.array, keys: mx.array, count: int
+    ) -> tuple[mx.array, mx.array, mx.array, mx.array]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Kernels:
     """One callable per region.
@@ -122,6 +131,7 @@ class Kernels:
     qk_norm_rope: QkNormRope
     decode_attention: DecodeAttention
     expert_down: ExpertDown
+    vocabulary_top_k: VocabularyTopK
 
     @staticmethod
     def plain() -> Kernels:
@@ -133,4 +143,5 @@ class Kernels:
             qk_norm_rope=qk_norm_rope.qk_norm_rope,
             decode_attention=decode_attention.decode_attention,
             expert_down=expert_down.expert_down,
+            vocabulary_top_k=vocabulary_top_k.vocabulary_top_k,
         )

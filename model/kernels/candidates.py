@@ -21,6 +21,7 @@ from model.kernels.metal import Runner, UnsupportedError, run
 from model.kernels.qk_norm_rope import metal_qk_norm_rope
 from model.kernels.residual_norm import metal_add_rms_norm
 from model.kernels.router import metal_router_top_k
+from model.kernels.vocabulary_top_k import metal_vocabulary_top_k
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,7 @@ def candidates(runner: Runner = run) -> Candidates:
         "qk_norm_rope": one(metal_qk_norm_rope),
         "decode_attention": sized(metal_decode_attention, "parts", (32, 16)),
         "expert_down": sized(metal_expert_down, "rows", (8, 4, 16)),
+        "vocabulary_top_k": sized(metal_vocabulary_top_k, "simdgroups", (32, 16, 8)),
     }
 
 

@@ -21,6 +21,7 @@ from model.state import TAIL, SequenceState, bucket
 
 Device = Literal["cpu", "metal", "cuda"]
 PROMPT, LONG = 300, 4000  # tokens
+FEW = 32  # of the logits: what the advised top_k takes
 DECODED = 3  # steps before the recorded one, so that there is a tail
 
 
@@ -75,12 +76,15 @@ def _step(network: Network, states: list[SequenceState]) -> Step:
     """A decode step of all `states` together, after a few others."""
     lane = LaneState(states)
     tokens = mx.arange(lane.rows, dtype=mx.int32) % network.config.vocab_size
+    keys = mx.random.split(mx.random.key(0), lane.rows)
 
     def decoded() -> None:
         tail_length = mx.array(lane.tail_length, mx.int32)
         hidden, lane.layers = network.step(tokens, lane.layers, lane.lengths(), tail_length)
         lane.tail_length += 1
-        mx.eval(hidden, lane.layers.moving())
+        logits = network.logits(hidden[:, 0])
+        few = network.kernels.vocabulary_top_k(logits, keys, FEW)
+        mx.eval(few, lane.layers.moving())
 
     for _ in range(DECODED):
         decoded()

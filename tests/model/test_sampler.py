@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model import device  # noqa: F401 - first
+from model.kernels.vocabulary_top_k import uniform_of
 from model.largest import MOST
-from model.sampler import Arrays, SamplerRow, Variant, count_fed, gather, gumbel_of, sample
+from model.sampler import Arrays, SamplerRow, Variant, count_fed, gather, gumbel, sample
 from model.sampling import SamplingParams
 
 VOCABULARY = 12
@@ -217,7 +218,7 @@ def test_as_few_logits_are_ranked_as_serve_every_row() -> None:
 def test_the_noise_of_a_token_is_what_gumbel_draws_for_it(vocabulary: int) -> None:
     keys = mx.stack([mx.random.key(seed) for seed in (3, 4)])
     ids = mx.stack([mx.arange(vocabulary, dtype=mx.uint32)] * 2)[:, ::-1]
-    noise = gumbel_of(ids, keys, vocabulary)
+    noise = gumbel(uniform_of(ids, keys, vocabulary))
     for row in range(2):
         wanted = mx.random.gumbel((vocabulary,), key=keys[row])[::-1]
         assert mx.array_equal(noise[row], wanted)

@@ -157,6 +157,14 @@ def expert_down(
     }
 
 
+def vocabulary_top_k(draw: Draw, rows: int, vocabulary: int, count: int) -> Arguments:
+    return {
+        "logits": draw.normal(rows, vocabulary, scale=4),
+        "keys": mx.random.split(mx.random.key(vocabulary), rows),
+        "count": count,
+    }
+
+
 def down_projection(draw: Draw, sizes: ExpertSizes, spec: QuantSpec | None) -> AnyExpertLinear:
     weight = draw.normal(sizes.experts, sizes.hidden, sizes.inner, scale=sizes.inner**-0.5)
     if spec is None:

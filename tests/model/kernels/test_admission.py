@@ -41,6 +41,7 @@ def step(kernels: Kernels, rows: int = 2, dtype: mx.Dtype = mx.bfloat16) -> None
     mx.eval(kernels.decode_attention(**attention))
     experts = examples.expert_down(draw, rows, ExpertSizes(4, 2, 64, 24), MXFP8)
     mx.eval(kernels.expert_down(**experts))
+    mx.eval(kernels.vocabulary_top_k(**examples.vocabulary_top_k(Draw(mx.float32), rows, 300, 5)))
 
 
 class Clock:
