@@ -1,4 +1,4 @@
-"""The Metal text of `vocabulary_top_k`: the maxima of blocks of 64, then the largest of the best."""
+"""The Metal text of `vocabulary_top_k`: maxima of blocks, then the largest of the best blocks."""
 
 from __future__ import annotations
 

@@ -22,6 +22,7 @@ from model.launches import counts
 from model.launches.decode import CONTEXT, Case, count_step, whole_step
 from model.measure.bandwidth import measured_bandwidth
 from model.measure.host import host_times
+from model.sampling import SamplingParams
 from server.bench import receipt, report, roofline_peer
 from server.bench.client import BenchError
 from server.bench.command import checkpoint_folder, say
@@ -35,6 +36,8 @@ BUFFER_LIMITS = {
     "mlx's limits": (50, 50),
     "mxserve's": (command_buffers.VALUES[OPS], command_buffers.VALUES[ELEMENTS]),
 }
+# What the checkpoint advises.
+ADVISED = SamplingParams(temperature=1.0, top_k=20, top_p=0.95)
 ROUNDS = 3
 DECODE_CONTEXT, DECODE_TOKENS = 128, 64
 
@@ -71,7 +74,7 @@ def main(argv: Sequence[str]) -> int:
         "geometry": geometry.name,
         "launches_counted_after_tokens": CONTEXT,
         "launches_are": "those of MLX's Metal back end, counted, not measured",
-        "sampling": "greedy",
+        "sampling": "greedy; sampled: temperature 1, top_k 20, top_p 0.95",
         "host_time_is": "calling the step of a toy with as many layers, not computing it",
         "device": devices.current().kind,
     }
@@ -89,12 +92,17 @@ def _folder(model: str | None) -> Path:
 def roofline(geometry: Geometry, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Every figure, as JSON values."""
     say("counting launches")
-    every, twins = (_launches(geometry, kernels=kernels) for kernels in (True, False))
+    every, twins = (_launches(geometry, Case(kernels=kernels)) for kernels in (True, False))
+    sampled = _launches(geometry, Case(kernels=True, sampling=ADVISED))
     found: dict[str, Any] = {
         "launches_per_token": every["total"],
         "bytes_per_token": 0,
         "host_us_per_token": 0.0,
-        "launches": {"with_every_kernel": every, "with_twins_only": twins},
+        "launches": {
+            "with_every_kernel": every,
+            "with_every_kernel_sampled": sampled,
+            "with_twins_only": twins,
+        },
         "bytes": _bytes(geometry),
         "host": _host(geometry),
     }
@@ -115,8 +123,7 @@ def roofline(geometry: Geometry, options: argparse.Namespace, folder: Path) -> d
     return found
 
 
-def _launches(geometry: Geometry, *, kernels: bool) -> dict[str, Any]:
-    case = Case(kernels=kernels)
+def _launches(geometry: Geometry, case: Case) -> dict[str, Any]:
     parts: dict[str, dict[str, int]] = {}
     for (part, kind), count in sorted(count_step(geometry, case).items()):
         parts.setdefault(part, {})[kind] = count

@@ -8,7 +8,8 @@ from typing import Any
 from server.bench.report import aligned
 
 CACHE_BYTES = 64 << 20  # of a large machine's last level
-EVERY, TWINS = "with_every_kernel", "with_twins_only"
+EVERY, SAMPLED = "with_every_kernel", "with_every_kernel_sampled"
+TWINS = "with_twins_only"
 
 
 def page(found: Mapping[str, Any]) -> str:
@@ -29,6 +30,7 @@ def page(found: Mapping[str, Any]) -> str:
 def _launches(found: Mapping[str, Any]) -> str:
     columns = {
         "every kernel": found["launches"][EVERY]["parts"],
+        "sampled": found["launches"][SAMPLED]["parts"],
         "twins only": found["launches"][TWINS]["parts"],
     }
     if "mlx-lm" in found:
@@ -39,7 +41,7 @@ def _launches(found: Mapping[str, Any]) -> str:
         rows.append([part, *(f"{sum(c.get(part, {}).values()):,}" for c in columns.values())])
     totals = (sum(sum(k.values()) for k in c.values()) for c in columns.values())
     rows.append(["together", *(f"{total:,}" for total in totals)])
-    forms = [found["launches"][form]["command_buffers"] for form in (EVERY, TWINS)]
+    forms = [found["launches"][form]["command_buffers"] for form in (EVERY, SAMPLED, TWINS)]
     for limits in forms[0]:
         cells = [f"{form[limits]:,}" for form in forms]
         if "mlx-lm" in found:  # it leaves mlx's limits as they are

@@ -52,6 +52,20 @@ def test_a_filtered_draw_launches_more_than_a_greedy_one(tiny):
     assert count_step(tiny, drawn).total() > count_step(tiny).total()
 
 
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        SamplingParams(temperature=0.0),
+        SamplingParams(temperature=1.0, top_k=20, top_p=0.95),
+        SamplingParams(temperature=0.7, top_k=20, top_p=0.8),
+    ],
+)
+def test_a_token_of_the_real_model_takes_at_most_400(sampling):
+    """With every kernel, and the checkpoint's own advice of how to sample."""
+    case = Case(kernels=True, sampling=sampling)
+    assert count_step(named("qwen3.6-35b-a3b"), case).total() <= 400
+
+
 def test_launches_do_not_depend_on_the_widths_but_where_a_kernel_changes():
     """The real sizes and the tiny ones, layer for layer."""
     sizes = {"num_hidden_layers": 4}

@@ -53,6 +53,11 @@ def test_command_buffers_are_fewer_where_nothing_ends_them(tiny: dict[str, Any])
 def test_kernels_launch_less_than_their_twins(tiny: dict[str, Any]) -> None:
     launches = tiny["launches"]
     assert launches["with_every_kernel"]["total"] < launches["with_twins_only"]["total"] / 2
+    drawn, greedy = launches["with_every_kernel_sampled"], launches["with_every_kernel"]
+    others = drawn["parts"].keys() - {"sampler"}
+    assert {part: drawn["parts"][part] for part in others} == {
+        part: greedy["parts"][part] for part in others
+    }
 
 
 def test_the_limit_is_the_bandwidth_over_the_bytes(tiny: dict[str, Any]) -> None:
