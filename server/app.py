@@ -18,6 +18,7 @@ from server.api import (
     completions,
     errors,
     health,
+    metrics,
     models,
     openapi,
     responses,
@@ -26,14 +27,25 @@ from server.api import (
 from server.api.cache_wire import CACHE_HEADER
 from server.api.serving import Serving
 from server.engine.errors import EngineError
+from server.keys import KeyRing
+from server.metered import Metered
+from server.metrics import Metrics
 from server.settings import Settings
 
-MODULES = (anthropic, chat, completions, responses, tokenize, models, health, openapi)
+MODULES = (anthropic, chat, completions, responses, tokenize, models, health, metrics, openapi)
+METRICS_PATH = "/metrics"
 EXPOSED_HEADERS = ["x-request-id", "request-id", "retry-after", CACHE_HEADER]
 
 
 def create_app(settings: Settings, engine: Serving) -> ASGIApp:
-    """The application; its layers from the outside: request id, host, CORS, origin, key."""
+    """The application; its layers from the outside: request id, safe headers, limits of the head,
+    host, CORS, origin, key. Raises KeyFileError."""
+    keys = KeyRing((key.get_secret_value() for key in settings.api_key), settings.key_file)
+    figures = Metrics(
+        engine.health,
+        lambda: engine.durations(),
+        {"queue_limit": settings.max_queue, "connections_limit": settings.max_connections},
+    )
     app = FastAPI(
         title="mxserve",
         version=__version__,
@@ -48,15 +60,18 @@ def create_app(settings: Settings, engine: Serving) -> ASGIApp:
         },
     )
     app.state.settings = settings
-    app.state.engine = engine
+    app.state.engine = Metered(engine, figures, log_prompts=settings.log_prompts)
+    app.state.metrics = figures
+    app.state.keyed = bool(keys)
     app.state.responses = responses.responses_for(settings)
     for module in MODULES:
         app.include_router(module.router)
     app.state.routes = [route for module in MODULES for route in module.router.routes]
 
     layers: ASGIApp = app
-    if settings.api_key is not None:
-        layers = middleware.ApiKey(layers, settings.api_key.get_secret_value())
+    if keys:
+        also_open = (METRICS_PATH,) if settings.metrics_open else ()
+        layers = middleware.ApiKey(layers, keys, also_open)
     layers = middleware.Origin(layers, settings.cors_origins)
     if settings.cors_origins:
         layers = CORSMiddleware(
@@ -69,4 +84,5 @@ def create_app(settings: Settings, engine: Serving) -> ASGIApp:
     hosts = settings.host_names()
     if hosts is not None:
         layers = middleware.Host(layers, hosts)
-    return middleware.RequestId(layers)
+    layers = middleware.SafeHeaders(middleware.HeadLimits(layers))
+    return middleware.RequestId(layers, figures.ended)

@@ -22,6 +22,7 @@ ELSEWHERE = {
     "cache": "server.cache_command",
     "doctor": "server.doctor",
     "service": "server.service",
+    "key": "server.key_command",
 }
 
 
@@ -71,6 +72,7 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("chat", help="talk to a model in the terminal", add_help=False)
     commands.add_parser("bench", help="measure a server", add_help=False)
     commands.add_parser("cache", help="list or clear the prompt cache on disk", add_help=False)
+    commands.add_parser("key", help="make, list or remove keys for clients", add_help=False)
     commands.add_parser("doctor", help="what this machine has and what to do", add_help=False)
     commands.add_parser("service", help="a server that starts at login", add_help=False)
     return top
@@ -118,11 +120,19 @@ def _add_serve_flags(serve: argparse.ArgumentParser) -> None:
     )
     add("--request-timeout", metavar="S", help="longest time for one request (default: none)")
     add("--max-body-bytes", metavar="SIZE", help="largest request body (default: 32MiB)")
+    add("--max-connections", metavar="N", help="open at the same time (default: 1000)")
+    add("--header-timeout", metavar="S", help="longest time for a request's head (default: 10)")
     add("--body-timeout", metavar="S", help="longest time for a body to arrive (default: 30)")
     add("--ping-interval", metavar="S", help="keep-alive comment in quiet streams (default: 10)")
     add("--send-timeout", metavar="S", help="cut a reader that stopped reading (default: 60)")
     add("--drain-timeout", metavar="S", help="time to finish requests at a stop (default: 30)")
-    add("--api-key", metavar="KEY", help="key clients must send; needed off loopback")
+    add(
+        "--api-key",
+        action="append",
+        metavar="KEY",
+        help="key clients must send, repeatable; needed off loopback (better: --key-file)",
+    )
+    add("--key-file", metavar="FILE", help="hashes of such keys, as mxserve key new makes them")
     add(
         "--cors-origin",
         dest="cors_origins",
@@ -138,5 +148,8 @@ def _add_serve_flags(serve: argparse.ArgumentParser) -> None:
         help="further Host name to answer to; repeatable",
     )
     add("--strict-model", action="store_true", help="404 for another model's name")
+    add("--metrics-open", action="store_true", help="/metrics needs no key")
+    add("--log-format", choices=("text", "json"), help="of log lines (default: text)")
+    add("--log-prompts", action="store_true", help="put what people write into the log")
     add("--log-file", metavar="FILE", help="log there, 10 MiB and five older ones are kept")
     add("--log-level", choices=("debug", "info", "warning", "error"), help="default: info")

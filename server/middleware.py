@@ -1,16 +1,16 @@
-"""Layers around the application, as plain ASGI: request id, host, origin, key.
+"""Layers around the application, as plain ASGI: request id and log line, limits of a request's
+head, headers of every answer, host, origin, key.
 
 Plain ASGI only: a wrapped `receive` would hide a client's disconnect from the routes.
 """
 
 from __future__ import annotations
 
-import hmac
 import logging
 import re
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -18,19 +18,33 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api.caller import presented_key
 from server.api.errors import http_error
+from server.keys import KeyRing
+from server.request_record import RequestRecord, current
 
 access = logging.getLogger("server.access")
 
 _CLIENT_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 OPEN_PATHS = ("/health/live", "/health/ready")  # they tell a state, nothing else
+MAX_HEADERS = 100
+MAX_HEAD_BYTES = 64 * 1024
+SAFE_HEADERS: Mapping[str, str] = {
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+    "cache-control": "no-store",
+}
 
 
 class RequestId:
     """Gives every request an id, sends it back as x-request-id and request-id (the names that
-    OpenAI's and Anthropic's clients look for), and logs one line for each."""
+    OpenAI's and Anthropic's clients look for), and tells `ended` of its record and the log in one
+    line when it is over."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, ended: Callable[[RequestRecord], None]) -> None:
         self._app = app
+        self._ended = ended
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -38,14 +52,15 @@ class RequestId:
             return
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _CLIENT_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
-        scope.setdefault("state", {})["request_id"] = request_id
-        began = time.monotonic()
-        status = 0
+        path = scope.get("raw_path", b"").decode("latin-1")[:200]
+        record = RequestRecord(request_id, scope["method"][:20], path)
+        state = scope.setdefault("state", {})
+        state["request_id"], state["record"] = request_id, record
+        current.set(record)
 
         async def stamped(message: Message) -> None:
-            nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
+                record.status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = headers["request-id"] = request_id
             await send(message)
@@ -53,9 +68,61 @@ class RequestId:
         try:
             await self._app(scope, receive, stamped)
         finally:
-            seconds = time.monotonic() - began
-            path = scope["path"][:200]
-            access.info("%s %s %d %.3fs %s", scope["method"], path, status, seconds, request_id)
+            record.total_s = time.monotonic() - record.began
+            record.route = getattr(scope.get("route"), "path_format", "")
+            self._ended(record)
+            access.info(
+                "%s %s %d %.3fs",
+                record.method,
+                record.path,
+                record.status,
+                record.total_s,
+                extra={"fields": {"status": record.status, **record.fields()}},
+            )
+
+
+class SafeHeaders:
+    """Gives every answer the headers that keep a browser from guessing, framing and storing it,
+    unless a route has its own."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def safe(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in SAFE_HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        await self._app(scope, receive, safe)
+
+
+class HeadLimits:
+    """Refuses a request whose head has too many headers, or two ways to say where its body ends:
+    a proxy before this server and this server might not agree."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            names = [name for name, _ in scope["headers"]]
+            size = len(scope["raw_path"]) + len(scope["query_string"])
+            size += sum(len(name) + len(value) + 4 for name, value in scope["headers"])
+            if len(names) > MAX_HEADERS or size > MAX_HEAD_BYTES:
+                text = f"A request may have {MAX_HEADERS} headers of {MAX_HEAD_BYTES} bytes."
+                status = 431
+            elif b"transfer-encoding" in names and b"content-length" in names:
+                text, status = "Content-Length and Transfer-Encoding exclude each other.", 400
+            else:
+                text, status = "", 0
+            if status:
+                told = {"Connection": "close"}
+                await http_error(scope, status, text, told)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
 
 
 class Host:
@@ -109,18 +176,23 @@ class Origin:
 
 
 class ApiKey:
-    """Asks every path but the probes for the key, as Bearer or x-api-key."""
+    """Asks every path but the probes, and those of `also_open`, for a key, as Bearer or x-api-key.
+    A header that comes twice is refused: who reads which is not for the client to choose."""
 
-    def __init__(self, app: ASGIApp, key: str) -> None:
+    def __init__(self, app: ASGIApp, keys: KeyRing, also_open: Iterable[str] = ()) -> None:
         self._app = app
-        self._key = key.encode()
+        self._keys = keys
+        self._open = frozenset((*OPEN_PATHS, *also_open))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
-            given = presented_key(Headers(scope=scope))
-            if not hmac.compare_digest(given.encode(), self._key):
+        if scope["type"] == "http" and scope["path"] not in self._open:
+            headers = Headers(scope=scope)
+            once = all(len(headers.getlist(n)) <= 1 for n in ("authorization", "x-api-key"))
+            name = self._keys.name_of(presented_key(headers)) if once else None
+            if name is None:
                 text = "A valid API key is needed (Authorization: Bearer KEY)."
                 told = {"WWW-Authenticate": "Bearer"}
                 await http_error(scope, 401, text, told)(scope, receive, send)
                 return
+            scope["state"]["record"].key = name
         await self._app(scope, receive, send)

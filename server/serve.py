@@ -20,9 +20,11 @@ from model import device
 from model.errors import CheckpointError
 from server import __version__, log
 from server.app import create_app
+from server.connection import ConnectionLimits, limited, room_for
 from server.engine import Engine, ModelInfo
 from server.loading_bar import LoadingBar
 from server.log_file import LogFile
+from server.middleware import MAX_HEAD_BYTES
 from server.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -34,7 +36,6 @@ DEATH_TOLD_S = 1.0  # how long a dead engine's /health can be asked for the reas
 DEATH_GRACE_S = 4.0
 GRACE_S = 5.0
 HURRY_S = 1.0
-MAX_HEADER_BYTES = 64 * 1024
 
 
 class Server(uvicorn.Server):
@@ -71,7 +72,7 @@ class Server(uvicorn.Server):
 
 def serve(settings: Settings) -> int:
     """Serves until a signal or the engine's death; returns the exit status."""
-    log.configure(settings.log_level)
+    log.configure(settings.log_level, settings.log_format)
     if settings.log_file is not None:
         try:
             logging.getLogger().addHandler(LogFile(settings.log_file))
@@ -87,6 +88,7 @@ def serve(settings: Settings) -> int:
     except OSError as error:
         where = f"{settings.host}:{settings.port}"
         return _fail(f"cannot listen on {where}: {error.strerror or error}")
+    room_for(settings.max_connections)
     here = device.current()
     logger.info(
         "device: %s (%s), %s; BLAS: %s", here.kind, here.name, here.compute_dtype, here.blas
@@ -103,14 +105,14 @@ async def _run(settings: Settings, sockets: list[socket.socket]) -> int:
     server = Server(
         uvicorn.Config(
             create_app(settings, engine),
-            http="h11",
+            http=http_of(settings),
             ws="none",
             lifespan="off",
             log_config=None,
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+            h11_max_incomplete_event_size=MAX_HEAD_BYTES,
             timeout_graceful_shutdown=int(settings.drain_timeout + GRACE_S),
         ),
         engine,
@@ -149,6 +151,13 @@ async def _run(settings: Settings, sockets: list[socket.socket]) -> int:
     server.should_exit = True
     await serving
     return EXIT_ENGINE_DEAD
+
+
+def http_of(settings: Settings) -> type[asyncio.Protocol]:
+    """What speaks HTTP/1.1 here."""
+    return limited(
+        ConnectionLimits(settings.max_connections, settings.header_timeout, settings.send_timeout)
+    )
 
 
 async def _death(engine: Engine) -> str:

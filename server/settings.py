@@ -24,6 +24,7 @@ from model.kernel_choice import KernelChoice, parse_choice
 from model.thinking import EFFORT_BUDGETS
 from server.engine import EngineSettings
 from server.engine.cache_folder import default_folder
+from server.keys import read_key_file
 from server.state_folder import state_folder
 
 PREFIX = "MXSERVE_"
@@ -64,16 +65,22 @@ class Settings(BaseSettings):
     effort_budgets: Annotated[Mapping[str, int | None], NoDecode] = DEFAULT_BUDGETS
     request_timeout: float | None = Field(None, gt=0)
     max_body_bytes: int = Field(32 * MIB, ge=1024)
+    max_connections: int = Field(1000, ge=1, le=100_000)
+    header_timeout: float = Field(10.0, gt=0)
     body_timeout: float = Field(30.0, gt=0)
     ping_interval: float = Field(10.0, gt=0)
     send_timeout: float = Field(60.0, gt=0)
     drain_timeout: float = Field(30.0, ge=0)
-    api_key: SecretStr | None = None
+    api_key: Annotated[tuple[SecretStr, ...], NoDecode] = ()
+    key_file: Path | None = None
     cors_origins: Annotated[list[str], NoDecode] = Field(default_factory=list)
     allowed_hosts: Annotated[list[str], NoDecode] = Field(default_factory=list)
     strict_model: bool = False
+    metrics_open: bool = False
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_file: Path | None = None
+    log_format: Literal["text", "json"] = "text"
+    log_prompts: bool = False
 
     @classmethod
     def settings_customise_sources(
@@ -143,18 +150,41 @@ class Settings(BaseSettings):
         pairs = value.items() if isinstance(value, Mapping) else _pairs(value)
         return {**DEFAULT_BUDGETS, **{name: _budget(name, budget) for name, budget in pairs}}
 
+    @field_validator("api_key", mode="before")
+    @classmethod
+    def _keys(cls, value: Any) -> Any:
+        if isinstance(value, SecretStr):
+            value = value.get_secret_value()
+        parts = [value] if isinstance(value, str) else value
+        if not isinstance(parts, (list, tuple)):
+            return value
+        return tuple(key for part in parts for key in _split(part))
+
     @field_validator("api_key")
     @classmethod
-    def _key(cls, value: SecretStr | None) -> SecretStr | None:
-        key = "set" if value is None else value.get_secret_value()
-        if not key or not key.isascii() or any(c.isspace() for c in key):
-            raise ValueError("must be ASCII, without spaces and not empty")
+    def _legal(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        for key in (secret.get_secret_value() for secret in value):
+            if not key or not key.isascii() or not key.isprintable() or " " in key:
+                raise ValueError("must be ASCII, without spaces and not empty; several: K1,K2")
+        return value
+
+    @field_validator("key_file", mode="before")
+    @classmethod
+    def _file(cls, value: Any) -> Any:
+        return Path(value).expanduser().absolute() if isinstance(value, (str, Path)) else value
+
+    @field_validator("key_file")
+    @classmethod
+    def _readable(cls, value: Path | None) -> Path | None:
+        if value is not None and not read_key_file(value):
+            raise ValueError(f"{value} has no keys (mxserve key new NAME --file FILE makes one)")
         return value
 
     @model_validator(mode="after")
     def _guarded(self) -> Settings:
-        if not is_loopback(self.host) and self.api_key is None:
-            raise ValueError(f"host {self.host!r} is reachable from other machines: set api_key")
+        if not is_loopback(self.host) and not self.api_key and self.key_file is None:
+            text = f"host {self.host!r} is reachable from other machines: set api_key or key_file"
+            raise ValueError(text)
         return self
 
     def host_names(self) -> list[str] | None:
@@ -198,6 +228,11 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _split(keys: Any) -> list[Any]:
+    """The keys in one flag or variable, which has them between commas."""
+    return [key.strip() for key in keys.split(",")] if isinstance(keys, str) else [keys]
 
 
 def _as_host(address: str) -> str:

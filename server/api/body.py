@@ -29,8 +29,6 @@ async def read_object(request: Request, *, max_bytes: int, timeout_s: float) -> 
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("", "identity"):
         raise _refuse(415, "Compressed request bodies are not supported; send it uncompressed.")
-    if "transfer-encoding" in request.headers and "content-length" in request.headers:
-        raise ApiError("Content-Length and Transfer-Encoding exclude each other.")
     try:
         async with asyncio.timeout(timeout_s):
             raw = await _read(request, max_bytes)

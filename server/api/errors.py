@@ -46,6 +46,7 @@ ENGINE_ERRORS: Mapping[type[engine.EngineError], Kind] = {
 }
 
 HTTP_ERRORS: Mapping[int, Kind] = {
+    400: Kind(400, BAD_REQUEST, "invalid_value"),
     401: Kind(401, "authentication_error", "invalid_api_key"),
     403: Kind(403, "permission_error", "forbidden"),
     404: Kind(404, BAD_REQUEST, "not_found"),
@@ -53,6 +54,7 @@ HTTP_ERRORS: Mapping[int, Kind] = {
     408: Kind(408, BAD_REQUEST, "request_timeout"),
     413: Kind(413, BAD_REQUEST, "request_too_large"),
     415: Kind(415, BAD_REQUEST, "unsupported_media_type"),
+    431: Kind(431, BAD_REQUEST, "request_too_large"),
 }
 
 RETRY_WHEN_UNAVAILABLE_S = 2

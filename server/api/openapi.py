@@ -19,7 +19,6 @@ from starlette.routing import BaseRoute
 
 from server import __version__
 from server.api.answer_schemas import ErrorAnswer
-from server.api.serving import settings_of
 
 router = APIRouter()
 
@@ -62,8 +61,8 @@ def operation(
 
 @router.get("/openapi.json", include_in_schema=False)
 async def openapi(request: Request) -> Response:
-    key = settings_of(request).api_key
-    return JSONResponse(document(request.app.state.routes, with_key=key is not None))
+    with_key = request.app.state.keyed
+    return JSONResponse(document(request.app.state.routes, with_key=with_key))
 
 
 def document(routes: Iterable[BaseRoute], *, with_key: bool) -> Json:

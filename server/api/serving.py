@@ -5,13 +5,15 @@ The one place that says which part of the engine the dialects use.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Protocol, cast
 
 from starlette.requests import Request
 
 from server.engine import GenerationRequest, Health, ModelInfo, Rendered
+from server.engine.durations import Durations
 from server.engine.events import Event
+from server.metrics import Metrics
 from server.settings import Settings
 
 
@@ -31,6 +33,8 @@ class Serving(Protocol):
 
     def health(self) -> Health: ...
 
+    def durations(self) -> Mapping[str, Durations]: ...
+
     async def submit(self, request: GenerationRequest) -> EventSource: ...
 
     async def render(self, request: GenerationRequest) -> Rendered: ...
@@ -44,6 +48,10 @@ class Serving(Protocol):
 
 def engine_of(request: Request) -> Serving:
     return cast(Serving, request.app.state.engine)
+
+
+def metrics_of(request: Request) -> Metrics:
+    return cast(Metrics, request.app.state.metrics)
 
 
 def settings_of(request: Request) -> Settings:

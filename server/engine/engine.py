@@ -24,6 +24,7 @@ from model.kernel_choice import KernelChoice
 from model.thinking import CLOSING_TEXT
 from server.engine.answer_rules import compiled
 from server.engine.cache_budget import open_cache
+from server.engine.durations import Durations
 from server.engine.errors import ContextOverflow, Draining, EngineDead, InvalidRequest
 from server.engine.events import Event
 from server.engine.job import Job
@@ -329,6 +330,10 @@ class Engine:
             memory=figures.memory,
             disk_cache_bytes=figures.disk_bytes,
         )
+
+    def durations(self) -> Mapping[str, Durations]:
+        """How long pieces of the worker's work took so far, by kind. Never blocks."""
+        return {} if self._worker is None else self._worker.durations
 
     async def stop(self, drain_s: float) -> None:
         """Refuses new requests, lets those in flight finish for up to `drain_s` seconds, ends the

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from server.engine.chunk_size import FIRST_CHUNK
+from server.engine.durations import Durations
 from server.engine.errors import (
     Draining,
     EngineDead,
@@ -110,6 +111,7 @@ class Worker:
         self._saved_at = self._progress_at
         self._accounts_broken = 0
         self._figures = Figures()
+        self._durations = {kind: Durations() for kind in ("decode", "prefill", "admit")}
         self._cache: PromptCache | None = None  # for its figures
         # Once loaded, the TurnMemory and what compiles grammars.
         self.turns: Any = None
@@ -152,6 +154,11 @@ class Worker:
         """As of the last piece of work; the disk's as of now, for its writer ends later."""
         cache = self._cache
         return replace(self._figures, disk_bytes=cache.disk_bytes if cache is not None else 0)
+
+    @property
+    def durations(self) -> Mapping[str, Durations]:
+        """How long pieces of work took so far, by kind."""
+        return self._durations
 
     @property
     def progress_age(self) -> float | None:
@@ -330,6 +337,8 @@ class Worker:
                 return
             jobs = [turn.key] if isinstance(turn, (Admit, Prefill)) else self._abandon_rows(shop)
             self._step_failed(jobs, error, shop)
+        kind = type(turn).__name__.lower()
+        self._durations[kind].add(self._clock() - self._progress_at)
         with self._change:
             self._scheduler.done(fed)
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from server.keys import KeyRecord, write_key_file
 from server.settings import DEFAULT_BUDGETS, SettingsError, load_settings
 
 
@@ -137,6 +138,12 @@ def test_lists_from_the_environment(monkeypatch):
         ({"host": "mac.local"}, "set api_key"),
         ({"api_key": "a b"}, "api_key: "),
         ({"api_key": ""}, "api_key: "),
+        ({"api_key": "a,,b"}, "api_key: "),
+        ({"api_key": "a\x00b"}, "api_key: "),
+        ({"key_file": "/nowhere/keys.json"}, "has no keys"),
+        ({"header_timeout": "0"}, "header_timeout: "),
+        ({"max_connections": "0"}, "max_connections: "),
+        ({"log_format": "xml"}, "log_format: "),
         ({"ping_interval": "0"}, "ping_interval: "),
         ({"max_batch": "0"}, "max_batch: "),
         ({"target_gap": "0ms"}, "target_gap: "),
@@ -163,6 +170,32 @@ def test_a_bad_file_is_named(tmp_path):
     file.write_text("prot = 1\n")
     with pytest.raises(SettingsError, match="prot"):
         load_settings({"config": str(file)})
+
+
+def given(settings):
+    return [key.get_secret_value() for key in settings.api_key]
+
+
+def test_several_keys_from_every_source(monkeypatch, tmp_path):
+    assert given(load_settings({"api_key": ["a", "b,c"]})) == ["a", "b", "c"]
+    monkeypatch.setenv("MXSERVE_API_KEY", "d, e")
+    assert given(load_settings()) == ["d", "e"]
+    monkeypatch.delenv("MXSERVE_API_KEY")
+    file = tmp_path / "mxserve.toml"
+    for text in ('api_key = ["f", "g"]', 'api_key = "f,g"'):
+        file.write_text(text)
+        assert given(load_settings({"config": str(file)})) == ["f", "g"]
+
+
+def test_a_key_file_opens_other_addresses_too(tmp_path):
+    path = tmp_path / "keys.json"
+    with pytest.raises(SettingsError, match="has no keys"):
+        load_settings({"host": "0.0.0.0", "key_file": str(path)})
+    write_key_file(path, [KeyRecord.of("a", "k")])
+    assert load_settings({"host": "0.0.0.0", "key_file": str(path)}).key_file == path
+    path.chmod(0o666)
+    with pytest.raises(SettingsError, match=r"key_file: .*chmod 600"):
+        load_settings({"key_file": str(path)})
 
 
 def test_a_key_opens_other_addresses():

@@ -16,6 +16,7 @@ import uvicorn
 
 from server.app import create_app
 from server.engine import GenerationDefaults, GenerationRequest, Health, ModelInfo, Rendered
+from server.engine.durations import Durations
 from server.engine.errors import EngineError, InvalidRequest
 from server.engine.events import (
     CacheReport,
@@ -29,7 +30,8 @@ from server.engine.events import (
     ToolCallDelta,
     Usage,
 )
-from server.serve import listen
+from server.middleware import MAX_HEAD_BYTES
+from server.serve import http_of, listen
 from server.settings import Settings
 
 INFO = ModelInfo("served/name", 4096, 1_700_000_000, True, GenerationDefaults(0.7, 0.8, 20, 0.0))
@@ -112,6 +114,7 @@ class ScriptedEngine:
     requests: list[GenerationRequest] = field(default_factory=list)
     streams: list[ScriptedStream] = field(default_factory=list)
     loop: asyncio.AbstractEventLoop | None = None
+    work: dict[str, Durations] = field(default_factory=dict)
 
     @property
     def info(self) -> ModelInfo:
@@ -131,6 +134,9 @@ class ScriptedEngine:
             memory={"active_bytes": 10, "peak_bytes": 20, "limit_bytes": 30},
             disk_cache_bytes=4000,
         )
+
+    def durations(self) -> dict[str, Durations]:
+        return self.work
 
     async def submit(self, request: GenerationRequest) -> ScriptedStream:
         self.loop = asyncio.get_running_loop()
@@ -204,9 +210,16 @@ def launch() -> Iterator[Callable[..., Served]]:
     def start(**settings: Any) -> Served:
         engine = ScriptedEngine()
         sockets = listen("127.0.0.1", 0)
-        app = create_app(Settings(**{"response_store": "memory", **settings}), engine)
+        chosen = Settings(**{"response_store": "memory", **settings})
         server = uvicorn.Server(
-            uvicorn.Config(app, http="h11", ws="none", lifespan="off", log_level="critical")
+            uvicorn.Config(
+                create_app(chosen, engine),
+                http=http_of(chosen),
+                h11_max_incomplete_event_size=MAX_HEAD_BYTES,
+                ws="none",
+                lifespan="off",
+                log_level="critical",
+            )
         )
         thread = threading.Thread(target=server.run, kwargs={"sockets": sockets}, daemon=True)
         thread.start()
