@@ -52,4 +52,5 @@ def _told(body: dict[str, Any], status: str) -> Response:
 
 @router.api_route("/", methods=["GET", "HEAD"], openapi_extra=operation())
 async def root() -> Response:
-    return PlainTextResponse(f"mxserve {__version__}: OpenAI-compatible API under /v1\n")
+    line = f"mxserve {__version__}: OpenAI-compatible API under /v1\n"
+    return PlainTextResponse(line, headers={"Vary": "Accept"})  # see server.page

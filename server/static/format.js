@@ -1,0 +1,29 @@
+// Figures as people read them. No DOM.
+
+const COUNT = new Intl.NumberFormat("en");
+
+/** 12345 -> 12,345 */
+export function count(number) {
+  return COUNT.format(number);
+}
+
+/** Milliseconds -> 320 ms, 4.1 s, 2 min 5 s */
+export function duration(ms) {
+  if (ms < 950) return `${Math.round(ms)} ms`;
+  if (ms < 9950) return `${(ms / 1000).toFixed(1)} s`;
+  const seconds = Math.round(ms / 1000);
+  return seconds < 60 ? `${seconds} s` : `${Math.floor(seconds / 60)} min ${seconds % 60} s`;
+}
+
+/** Bytes -> 1.5 GiB */
+export function bytes(number) {
+  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
+  const power = number < 1 ? 0 : Math.min(units.length - 1, Math.floor(Math.log2(number) / 10));
+  const value = number / 1024 ** power;
+  return `${power === 0 || value >= 100 ? Math.round(value) : value.toFixed(1)} ${units[power]}`;
+}
+
+/** Tokens a second -> 41.2 */
+export function rate(number) {
+  return number >= 100 ? count(Math.round(number)) : number.toFixed(1);
+}
