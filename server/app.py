@@ -30,6 +30,7 @@ from server.engine.errors import EngineError
 from server.keys import KeyRing
 from server.metered import Metered
 from server.metrics import Metrics
+from server.page import Page
 from server.settings import Settings
 
 MODULES = (anthropic, chat, completions, responses, tokenize, models, health, metrics, openapi)
@@ -72,6 +73,8 @@ def create_app(settings: Settings, engine: Serving) -> ASGIApp:
     if keys:
         also_open = (METRICS_PATH,) if settings.metrics_open else ()
         layers = middleware.ApiKey(layers, keys, also_open)
+    if settings.page:
+        layers = Page(layers)
     layers = middleware.Origin(layers, settings.cors_origins)
     if settings.cors_origins:
         layers = CORSMiddleware(

@@ -148,6 +148,7 @@ def _add_serve_flags(serve: argparse.ArgumentParser) -> None:
         help="further Host name to answer to; repeatable",
     )
     add("--strict-model", action="store_true", help="404 for another model's name")
+    add("--no-page", dest="page", action="store_false", help="no page for browsers at /")
     add("--metrics-open", action="store_true", help="/metrics needs no key")
     add("--log-format", choices=("text", "json"), help="of log lines (default: text)")
     add("--log-prompts", action="store_true", help="put what people write into the log")
