@@ -203,7 +203,8 @@ class Inline {
         const size = closer.char === "~" || (opener.length >= 2 && closer.length >= 2) ? 2 : 1;
         const type = closer.char === "~" ? "deleted" : size === 2 ? "strong" : "emphasis";
         if (!this.#wrap(opener.node, closer.node, { type })) {
-          open.pop();
+          open.length = 0; // those further out hold the same depths
+          floor.clear();
           break;
         }
         for (const run of [opener, closer]) {
