@@ -1,22 +1,28 @@
 """The checkpoint's chat template: messages to prompt text.
 
 Knows Jinja and where a checkpoint keeps its template; knows neither tokens nor what roles mean. The
-template comes from the checkpoint only, never from a request: the sandbox stops code, not work.
+template comes from the checkpoint only, never from a request: Jinja's sandbox stops code, not work.
+Work is bounded here: the time of a rendering, its text, and products of strings.
 """
 
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import jinja2
+from jinja2 import nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from .errors import CheckpointError
 
 MAX_CHARACTERS = 64 * 1024 * 1024
+MAX_SECONDS = 60.0  # a long prompt on a busy machine takes seconds
+_TURN = "_mxserve_turn"
 _SPECIAL_NAMES = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
@@ -37,13 +43,16 @@ class ChatTemplate:
         *,
         special_tokens: Mapping[str, str] | None = None,
         max_characters: int = MAX_CHARACTERS,
+        max_seconds: float = MAX_SECONDS,
     ) -> None:
         """Raises CheckpointError when `source` is not a valid template."""
         self.source = source
         self._special_tokens = dict(special_tokens or {})
         self._max_characters = max_characters
+        self._max_seconds = max_seconds
+        self._environment = _environment()
         try:
-            self._template = _environment().from_string(source)
+            self._template = self._environment.from_string(source)
         except jinja2.TemplateSyntaxError as error:
             raise CheckpointError(f"chat template, line {error.lineno}: {error.message}") from error
 
@@ -73,7 +82,8 @@ class ChatTemplate:
         preserve_thinking: bool,
     ) -> str:
         """The prompt text. Raises TemplateRefusal where the template calls raise_exception, and
-        TemplateError when rendering fails or the text grows past the limit."""
+        TemplateError when rendering fails, takes too long or grows past the limit."""
+        self._environment.begin(self._max_seconds)
         fragments: list[str] = []
         length = 0
         try:
@@ -99,8 +109,40 @@ class ChatTemplate:
         return "".join(fragments)
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
+class _Bounded(ImmutableSandboxedEnvironment):
+    """A sandbox whose renderings have an end: every turn of a loop and every call looks at the
+    time, of which each thread has its own."""
+
+    intercepted_binops = frozenset(("*", "**"))
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._end = threading.local()
+        self.globals[_TURN] = lambda: None
+
+    def begin(self, seconds: float) -> None:
+        """A rendering begins in this thread, for at most so many seconds."""
+        self._end.at = time.monotonic() + seconds
+
+    def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
+        if time.monotonic() > getattr(__self._end, "at", 0.0):
+            raise TemplateError("The chat template takes too long.")
+        return super().call(__context, __obj, *args, **kwargs)
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        if operator == "**" or not all(isinstance(n, (int, float)) for n in (left, right)):
+            raise TemplateError("A chat template may have products of numbers only.")
+        return super().call_binop(context, operator, left, right)
+
+    def _generate(self, source: nodes.Template, *args: Any, **kwargs: Any) -> str:
+        for loop in source.find_all(nodes.For):
+            turn = nodes.Call(nodes.Name(_TURN, "load"), [], [], None, None)
+            loop.body.insert(0, nodes.ExprStmt(turn).set_lineno(loop.lineno))
+        return super()._generate(source, *args, **kwargs)
+
+
+def _environment() -> _Bounded:
+    environment = _Bounded(
         trim_blocks=True,
         lstrip_blocks=True,
         autoescape=False,

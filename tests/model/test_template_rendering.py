@@ -1,6 +1,7 @@
 """The template's environment: what checkpoints' templates rely on, and its limits."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,40 @@ def test_output_is_bounded():
     assert len(_render(source, max_characters=10_000)) == 10_000
     with pytest.raises(TemplateError, match="passes 9999 characters"):
         _render(source, max_characters=9_999)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+        "{% for a in messages %}{% for b in messages %}{% for c in messages %}"
+        "{% for d in messages %}{% endfor %}{% endfor %}{% endfor %}{% endfor %}",
+        "{% macro f(n) %}{% if n %}{{ f(n - 1) ~ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
+        "{% for i in [1] recursive %}{{ loop([1, 1]) }}{% endfor %}",
+    ],
+)
+def test_time_is_bounded(source):
+    """The first two would take hours, the third ages."""
+    with pytest.raises(TemplateError):
+        _render(source, list(range(2000)), max_seconds=0.2)
+
+
+def test_each_rendering_has_its_own_time():
+    template = ChatTemplate("{% for i in range(3) %}{{ i }}{% endfor %}", max_seconds=0.1)
+    flags = {"add_generation_prompt": False, "enable_thinking": True, "preserve_thinking": False}
+    for _ in range(4):
+        time.sleep(0.05)
+        assert template.render([], tools=None, **flags) == "012"
+
+
+@pytest.mark.parametrize("source", ["{{ 'a' * 10 ** 9 }}", "{{ [0] * 3 }}", "{{ 9 ** 9 ** 9 }}"])
+def test_products_cannot_fill_the_memory(source):
+    with pytest.raises(TemplateError, match="products of numbers"):
+        _render(source)
+
+
+def test_products_of_numbers_are_fine():
+    assert _render("{{ 6 * 7 }}") == "42"
 
 
 def test_a_broken_template_is_a_checkpoint_error():
