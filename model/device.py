@@ -94,6 +94,14 @@ def memory(limit_bytes: int) -> Memory:
     return Memory(mx.get_active_memory(), mx.get_peak_memory(), limit_bytes)
 
 
+def free_spare_memory() -> int:
+    """Gives the system what mlx keeps for reuse; returns the bytes that arrays still hold."""
+    import mlx.core as mx
+
+    mx.clear_cache()
+    return mx.get_active_memory()
+
+
 def claim_memory() -> str | None:
     """On Metal: what is in use stays in physical memory, up to the working set that the system
     recommends, and mlx gives its spare buffers back before it goes past that; to it a limit is a

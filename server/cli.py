@@ -20,9 +20,12 @@ ELSEWHERE = {
     "chat": "server.chat",
     "bench": "server.bench",
     "cache": "server.cache_command",
+    "convert": "server.convert_command",
     "doctor": "server.doctor",
     "service": "server.service",
     "key": "server.key_command",
+    "imatrix": "server.imatrix_command",
+    "quality": "server.quality_command",
 }
 
 
@@ -73,6 +76,9 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("bench", help="measure a server", add_help=False)
     commands.add_parser("cache", help="list or clear the prompt cache on disk", add_help=False)
     commands.add_parser("key", help="make, list or remove keys for clients", add_help=False)
+    commands.add_parser("imatrix", help="which inputs of a model texts drive", add_help=False)
+    commands.add_parser("quality", help="compare checkpoints with a reference", add_help=False)
+    commands.add_parser("convert", help="quantize the original checkpoint", add_help=False)
     commands.add_parser("doctor", help="what this machine has and what to do", add_help=False)
     commands.add_parser("service", help="a server that starts at login", add_help=False)
     return top
@@ -102,6 +108,7 @@ def _add_serve_flags(serve: argparse.ArgumentParser) -> None:
         help="fused kernels: those that prove right and faster, none, or these if right "
         "(default: auto; mxserve doctor lists them)",
     )
+    add("--idle-unload", metavar="MIN", help="free the weights after so long without a request")
     add("--watchdog", metavar="S", help="longest time of one step; then exit 70 (default: 60)")
     add("--cache-bytes", metavar="SIZE", help="prompt cache, 0 is off (default: follows memory)")
     add("--disk-cache", metavar="DIR|off", help="prompt cache on disk (default: per-user folder)")

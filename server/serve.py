@@ -26,6 +26,7 @@ from server.loading_bar import LoadingBar
 from server.log_file import LogFile
 from server.middleware import MAX_HEAD_BYTES
 from server.settings import Settings
+from server.stay_awake import stay_awake
 
 logger = logging.getLogger(__name__)
 
@@ -140,7 +141,9 @@ async def _run(settings: Settings, sockets: list[socket.socket]) -> int:
     sys.stderr.write(banner(engine.info, url))
     sys.stderr.flush()
     dying = asyncio.create_task(_death(engine))
+    awake = asyncio.create_task(stay_awake(lambda: _busy(engine)))
     await asyncio.wait({serving, dying}, return_when=asyncio.FIRST_COMPLETED)
+    awake.cancel()
     if not dying.done():
         dying.cancel()
         await serving
@@ -158,6 +161,11 @@ def http_of(settings: Settings) -> type[asyncio.Protocol]:
     return limited(
         ConnectionLimits(settings.max_connections, settings.header_timeout, settings.send_timeout)
     )
+
+
+def _busy(engine: Engine) -> bool:
+    health = engine.health()
+    return health.active + health.queued > 0
 
 
 async def _death(engine: Engine) -> str:

@@ -42,7 +42,8 @@ class SettingsError(ValueError):
 
 
 class Settings(BaseSettings):
-    """Everything `mxserve serve` can be told. Times are in seconds, sizes in bytes."""
+    """Everything `mxserve serve` can be told. Sizes are in bytes, times in seconds, idle_unload in
+    minutes."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
@@ -57,6 +58,7 @@ class Settings(BaseSettings):
     deterministic: bool = False
     kernels: Annotated[KernelChoice, NoDecode] = "auto"
     watchdog: float = Field(60.0, gt=0)
+    idle_unload: float | None = Field(None, gt=0)
     cache_bytes: int | None = Field(None, ge=0)
     disk_cache: Path | Literal["off"] | None = None
     disk_cache_bytes: int = Field(20 << 30, ge=0)
@@ -209,6 +211,7 @@ class Settings(BaseSettings):
             deterministic=self.deterministic,
             kernels=self.kernels,
             watchdog_s=self.watchdog,
+            idle_unload_s=None if self.idle_unload is None else self.idle_unload * 60,
             prompt_cache_bytes=self.cache_bytes,
             disk_cache=self._disk_folder(),
             disk_cache_bytes=self.disk_cache_bytes,

@@ -20,7 +20,7 @@ from server.api.errors import CLIENT_CLOSED_REQUEST
 from server.api.peeked import Peeked
 from server.api.serving import EventSource
 from server.engine.errors import EngineError, StepFailed
-from server.engine.events import CacheReport, Event, Failed, Started
+from server.engine.events import CacheReport, Event, Failed, ModelLoading, Started
 from server.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -114,6 +114,9 @@ async def _frames(source: AsyncIterable[Event], answer: StreamedAnswer) -> Async
         async for event in source:
             if isinstance(event, Failed):
                 raise event.error
+            if isinstance(event, ModelLoading):
+                yield sse.comment(f"loading the model: {event.done} of {event.total} bytes")
+                continue
             for frame in answer.add(event):
                 yield frame
         if not answer.complete:

@@ -39,6 +39,7 @@ ENGINE_ERRORS: Mapping[type[engine.EngineError], Kind] = {
     engine.QueueFull: Kind(429, "rate_limit_error", "queue_full"),
     engine.Draining: Kind(503, "server_error", "unavailable"),
     engine.EngineDead: Kind(503, "server_error", "engine_dead"),
+    engine.LoadFailed: Kind(503, "server_error", "model_load_failed"),
     engine.RequestTimeout: Kind(504, "server_error", "timeout"),
     engine.OutOfMemory: Kind(507, "server_error", "out_of_memory"),
     engine.StepFailed: Kind(500, "server_error", "step_failed"),

@@ -44,6 +44,11 @@ def comment_ping() -> ServerSentEvent:
     return ServerSentEvent(comment="ping", sep=SEPARATOR)
 
 
+def comment(text: str) -> bytes:
+    """A comment that keeps a stream open; no client sees it as an event."""
+    return b": " + text.encode() + b"\n\n"
+
+
 class EventStream(EventSourceResponse):
     """A stream of frames, with a `ping` where none came for `ping_s` seconds. `on_close` runs
     however it ends, even when it never began."""

@@ -27,6 +27,7 @@ from server.engine.cache_budget import open_cache
 from server.engine.durations import Durations
 from server.engine.errors import ContextOverflow, Draining, EngineDead, InvalidRequest
 from server.engine.events import Event
+from server.engine.idle_unload import ModelState
 from server.engine.job import Job
 from server.engine.mailbox import Mailbox
 from server.engine.ports import Backend, Facts, Prompt, backend, generation_defaults
@@ -57,6 +58,7 @@ class EngineSettings:
     kernels: which fused kernels may prove themselves.
     watchdog_s: longest time of one step before the engine is dead.
     disk_cache: folder of the cache's disk tier; None is off. disk_cache_bytes: its hard cap.
+    idle_unload_s: seconds without a request after which the weights are freed; None is never.
     """
 
     model: Path | str | None = None
@@ -72,6 +74,7 @@ class EngineSettings:
     watchdog_s: float = 60.0
     disk_cache: Path | None = None
     disk_cache_bytes: int = 20 << 30
+    idle_unload_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +103,8 @@ class Health:
     """One look at the engine. `last_step_age_s`: seconds since the worker last finished a piece
     of work while it has any, None when it is idle. `slots`: requests that can be active at once;
     `memory`: active_bytes, peak_bytes and limit_bytes of the device, as far as known. `reason` is
-    set when dead."""
+    set when dead. `model_state`: whether the weights are there, or a request has to wait until they
+    are; `uptime_s`: seconds since the engine was made."""
 
     status: Literal["loading", "ready", "draining", "dead"]
     active: int
@@ -113,6 +117,8 @@ class Health:
     slots: int = 0
     memory: Mapping[str, int] = field(default_factory=dict)
     disk_cache_bytes: int = 0
+    model_state: ModelState = "loaded"
+    uptime_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,13 +192,22 @@ class Engine:
         model_functions: Backend | None = None,
     ) -> None:
         self._settings = settings
-        self._backend = model_functions or backend(settings.model, progress, settings.kernels)
+        self._progress = progress
+        self._began = time.monotonic()
+        self._backend = model_functions or backend(settings.model, self.loading, settings.kernels)
         self._worker: Worker | None = None
         self._facts: Facts | None = None
         self._info: ModelInfo | None = None
         self._draining = False
         self._numbers = itertools.count(1)
         self._watching: asyncio.Task[None] | None = None
+
+    def loading(self, done: int, total: int) -> None:
+        """Called from the worker thread while weights load: so many bytes are there."""
+        if self._progress is not None:
+            self._progress(done, total)
+        if self._worker is not None:
+            self._worker.loading(done, total)
 
     async def start(self) -> None:
         """Starts the worker, which loads and warms up the model; returns when it is ready.
@@ -216,7 +231,7 @@ class Engine:
                 clock=time.monotonic,
             ),
             partial(open_cache, settings),
-            limits=Limits(settings.watchdog_s, settings.deterministic),
+            limits=Limits(settings.watchdog_s, settings.deterministic, settings.idle_unload_s),
             closing_text=settings.closing_text,
             clock=time.monotonic,
             time_of_day=time.time,
@@ -308,7 +323,7 @@ class Engine:
         """Never blocks."""
         worker = self._worker
         if worker is None:
-            return Health("loading", 0, 0, None, 0, 0, None)
+            return Health("loading", 0, 0, None, 0, 0, None, model_state="loading")
         status: Literal["loading", "ready", "draining", "dead"] = "ready"
         if worker.dead is not None and not (self._draining and worker.ended):
             status = "dead"
@@ -329,6 +344,8 @@ class Engine:
             slots=self._settings.max_batch,
             memory=figures.memory,
             disk_cache_bytes=figures.disk_bytes,
+            model_state=worker.model_state,
+            uptime_s=round(time.monotonic() - self._began, 1),
         )
 
     def durations(self) -> Mapping[str, Durations]:

@@ -66,6 +66,14 @@ class EngineDead(EngineError):
         self.reason = reason
 
 
+class LoadFailed(EngineError):
+    """The weights, which an idle server had freed, could not be loaded again. `reason` says why."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"The model could not be loaded again: {reason}")
+        self.reason = reason
+
+
 class OutOfMemory(EngineError):
     """The device had no memory for this request, even with the prompt cache emptied."""
 

@@ -1,8 +1,8 @@
 """What a request sends back while it runs: one event stream for every dialect.
 
-Order: Started, then any number of PrefillProgress, PromptLogprobs where asked for, then deltas of
-each choice, then one Finished per choice. Failed can come at any point, is always the last event,
-and ends every choice.
+Order: ModelLoading where the weights were not there, Started, then any number of PrefillProgress,
+PromptLogprobs where asked for, then deltas of each choice, then one Finished per choice. Failed can
+come at any point, is always the last event, and ends every choice.
 """
 
 from __future__ import annotations
@@ -73,6 +73,12 @@ class PrefillProgress:
 
     done: int
     total: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelLoading(PrefillProgress):
+    """`done` of `total` bytes of the weights are back, which an idle server had freed. Comes before
+    Started."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -227,7 +227,8 @@ class Backend:
     load: runs in the worker thread. turns: makes an empty TurnMemory; turn: the inverse of
     Turn.to_json. encode: renders and tokenises a request, in any thread; ValueError means the
     request can't be rendered. seeded: the request's sampling with another seed. grammars: what
-    compiles rules for the answers of a loaded model; runs in the worker thread, once.
+    compiles rules for the answers of a loaded model; runs in the worker thread, once. free: gives
+    back the memory of a model that nobody holds any more; returns the bytes still in use.
     """
 
     load: Callable[[], Model]
@@ -236,6 +237,7 @@ class Backend:
     encode: Callable[[Facts, GenerationRequest, Any], Prompt]
     seeded: Callable[[SamplingParams, int], SamplingParams]
     grammars: Callable[[Any], Grammars]
+    free: Callable[[], int] = int
 
 
 def backend(
@@ -251,6 +253,7 @@ def backend(
         encode=_encode,
         seeded=_seeded,
         grammars=_grammars,
+        free=_free,
     )
 
 
@@ -262,6 +265,12 @@ def _load(
     from model.loading import load_model
 
     return load_model(path, progress=progress, kernels=kernels)
+
+
+def _free() -> int:
+    from model.device import free_spare_memory
+
+    return free_spare_memory()
 
 
 def _turns() -> Any:

@@ -44,6 +44,7 @@ class PromptCache:
         self._tree = PrefixTree()
         self._queue = EvictionQueue()
         self._disk: DiskTier | None = None
+        self._left_on_disk = 0  # when it was closed
         self._saver: Saver | None = None
         if disk is not None:
             self.attach(disk)
@@ -68,7 +69,7 @@ class PromptCache:
     def disk_bytes(self) -> int:
         """Bytes that this model's entries take of the disk. May be asked from any thread."""
         disk = self._disk
-        return disk.nbytes if disk is not None else 0
+        return disk.nbytes if disk is not None else self._left_on_disk
 
     @property
     def disk_folder(self) -> Path | None:
@@ -180,6 +181,7 @@ class PromptCache:
             pass
         self._saver.clear()
         self._disk.close(max(deadline - time.monotonic(), 0.0))
+        self._left_on_disk = self._disk.nbytes
         self._disk = self._saver = None
 
     def check(self) -> None:

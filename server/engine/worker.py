@@ -22,11 +22,13 @@ from server.engine.errors import (
     Draining,
     EngineDead,
     EngineError,
+    LoadFailed,
     OutOfMemory,
     QueueFull,
     RequestTimeout,
     StepFailed,
 )
+from server.engine.idle_unload import IdleUnload, ModelState
 from server.engine.idle_work import IdleWork
 from server.engine.job import Job
 from server.engine.memory_room import is_memory_error, make_room
@@ -49,11 +51,12 @@ SAVE_EVERY_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Of the worker. watchdog_s: longest time one piece of work may take. deterministic: see
-    EngineSettings."""
+    """Of the worker. watchdog_s: longest time one piece of work may take. deterministic and
+    idle_unload_s: see EngineSettings."""
 
     watchdog_s: float
     deterministic: bool = False
+    idle_unload_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,7 @@ class Worker:
         self._figures = Figures()
         self._durations = {kind: Durations() for kind in ("decode", "prefill", "admit")}
         self._cache: PromptCache | None = None  # for its figures
+        self._unload = IdleUnload(limits.idle_unload_s, clock)
         # Once loaded, the TurnMemory and what compiles grammars.
         self.turns: Any = None
         self.grammars: Grammars | None = None
@@ -152,8 +156,13 @@ class Worker:
     @property
     def figures(self) -> Figures:
         """As of the last piece of work; the disk's as of now, for its writer ends later."""
-        cache = self._cache
-        return replace(self._figures, disk_bytes=cache.disk_bytes if cache is not None else 0)
+        cache, figures = self._cache, self._figures
+        return figures if cache is None else replace(figures, disk_bytes=cache.disk_bytes)
+
+    @property
+    def model_state(self) -> ModelState:
+        """Whether the weights are there; while they are not, requests wait for them."""
+        return self._unload.state
 
     @property
     def durations(self) -> Mapping[str, Durations]:
@@ -172,8 +181,19 @@ class Worker:
         if self._working and age > self._limits.watchdog_s and self._dead is None:
             log.critical("a step has not come back for %.0f s:\n%s", age, self._stack())
             self._dead = f"a step did not return within {self._limits.watchdog_s:g} s"
+        if self._unload.state != "loaded":  # the worker may be loading: it looks at nobody's time
+            with self._change:
+                self._drop_ended()
         if self.dead is not None and self._jobs:
             self._fail_all(EngineDead(self.dead))
+
+    def loading(self, done: int, total: int) -> None:
+        """Tells those who wait for the weights how many bytes are there; from any thread."""
+        event = self._unload.progress(done, total)
+        if event is not None:
+            with self._change:
+                for job in self._jobs:
+                    job.mailbox.put(event)
 
     def check_room(self, slots: int) -> None:
         """Raises QueueFull when add() would for a request of `slots` choices."""
@@ -232,11 +252,18 @@ class Worker:
             gc.collect()
 
     def _serve(self) -> None:
-        shop = self._load()
+        again = self._load_and_work(self._load)
+        while again:
+            self._figures = self._unloaded_figures()
+            again = self._wait_for_a_job() and self._load_and_work(self._load_again)
+
+    def _load_and_work(self, load: Callable[[], Workshop | None]) -> bool:
+        """Whether the model was unloaded, rather than everything ended."""
+        shop = load()
         if shop is None:
-            return
+            return self._unload.state == "unloaded"
         try:
-            self._work(shop, IdleWork(shop))
+            return self._work(shop, IdleWork(shop))
         except BaseException as error:
             log.exception("the worker thread died")
             self._die(f"{type(error).__name__}: {error}")
@@ -252,24 +279,68 @@ class Worker:
                 shop.cache.close(CLOSE_CACHE_S)
             shop.cache.clear()
 
+    def _unloaded_figures(self) -> Figures:
+        """Frees what is left of the model, of which nothing is held by now."""
+        disk_bytes = self.figures.disk_bytes
+        limit = self._figures.memory.get("limit_bytes", 0)
+        self._cache = None
+        gc.collect()
+        active = self._backend.free()
+        memory = {"active_bytes": active, "peak_bytes": active, "limit_bytes": limit}
+        return Figures(memory=memory, disk_bytes=disk_bytes)
+
+    def _wait_for_a_job(self) -> bool:
+        """Whether one came, rather than the end."""
+        with self._change:
+            self._change.wait_for(lambda: self._jobs or self._stopping or self._dead)
+            if not self._stopping and self._dead is None:
+                return True
+        self._fail_all(Draining() if self._dead is None else EngineDead(self._dead))
+        return False
+
+    def _load_again(self) -> Workshop | None:
+        """As the first time; a failure is told to those who wait, and the next request tries
+        anew."""
+        self._unload.loading()
+        try:
+            shop = self._opened()
+        except Exception as error:
+            log.exception("the model could not be loaded again")
+            traceback.clear_frames(error.__traceback__)
+            self._unload.state = "unloaded"
+            self._fail_all(LoadFailed(" ".join(str(error).split()) or type(error).__name__))
+            return None
+        self._unload.state = "loaded"
+        self._progress_at = self._clock()
+        return shop
+
     def _load(self) -> Workshop | None:
         self._working = False  # loading takes as long as it takes
         try:
-            model = self._backend.load()
-            model.warm_up()
-            closing = model.tokenizer.encode(self._closing_text, allow_special=True)
-            grammars = self._backend.grammars(model)
-            turns = self._backend.turns()
-            cache = self._cache = self._open_cache(model)
-            journal = cache.disk_folder and TurnJournal(cache.disk_folder / JOURNAL)
-            if journal:
-                journal.read(lambda line: turns.keep(self._backend.turn(line)))
+            shop = self._opened()
         except BaseException as error:
             self._dead = f"loading failed: {error}"
             # The error leaves this thread; arrays in the frames it went through must not.
             traceback.clear_frames(error.__traceback__)
             self._on_ready(None, error)
             return None
+        self._unload.state = "loaded"
+        self._on_ready(shop.facts, None)
+        return shop
+
+    def _opened(self) -> Workshop:
+        """Loads the model and what belongs to it. Turns and grammars outlive an unloading: they
+        hold no arrays, and grammars take seconds to make."""
+        model = self._backend.load()
+        model.warm_up()
+        closing = model.tokenizer.encode(self._closing_text, allow_special=True)
+        grammars = self.grammars or self._backend.grammars(model)
+        first = self.turns is None
+        turns = self._backend.turns() if first else self.turns
+        cache = self._cache = self._open_cache(model)
+        journal = cache.disk_folder and TurnJournal(cache.disk_folder / JOURNAL)
+        if journal and first:
+            journal.read(lambda line: turns.keep(self._backend.turn(line)))
         self.turns, self.grammars = turns, grammars
         facts = Facts.of(model)
         shop = Workshop(
@@ -285,10 +356,11 @@ class Worker:
             self._limits.deterministic,
         )
         self._measure(shop)
-        self._on_ready(facts, None)
         return shop
 
-    def _work(self, shop: Workshop, idle: IdleWork) -> None:
+    def _work(self, shop: Workshop, idle: IdleWork) -> bool:
+        """Until the end, or (then it is True) until nobody has asked for so long that the model is
+        to be unloaded."""
         while self._dead is None:
             turn = None
             with self._change:
@@ -297,7 +369,12 @@ class Worker:
                     turn = self._scheduler.next()
                     if turn is not None or idle.waiting:
                         break
-                    self._change.wait()
+                    rest = None if self._jobs else self._unload.rest_s(self._progress_at)
+                    if rest == 0:
+                        log.info("idle: the model is unloaded; the next request loads it")
+                        self._unload.state = "unloaded"
+                        return True
+                    self._change.wait(rest)
                 if self._stopping:
                     break
             self._progress_at, self._working = self._clock(), True
@@ -311,6 +388,7 @@ class Worker:
             self._progress_at, self._working = self._clock(), False
             self._measure(shop)
         self._fail_all(Draining() if self._dead is None else EngineDead(self._dead))
+        return False
 
     def _awake(self, shop: Workshop) -> bool:
         """Whether the device works: tested where the machine slept since the last piece of work,
