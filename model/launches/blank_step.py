@@ -33,9 +33,14 @@ class BlankWeights:
 
     @staticmethod
     def of(
-        config: ModelConfig, specs: Mapping[str, QuantSpec | None], dtype: mx.Dtype
+        config: ModelConfig,
+        specs: Mapping[str, QuantSpec | None],
+        dtype: mx.Dtype,
+        *,
+        joined: bool = True,
     ) -> BlankWeights:
-        """Matrices packed as `specs` says, what is not packed in `dtype`."""
+        """Matrices packed as `specs` says, what is not packed in `dtype`; with `joined` as the
+        loader has them, else as in files."""
         arrays: dict[str, mx.array] = {}
         quantized: dict[str, QuantSpec] = {}
         for name, tensor in expected_tensors(config).items():
@@ -50,7 +55,7 @@ class BlankWeights:
             for suffix, (shape, stored) in stored_parts(tensor.shape, spec).items():
                 kept = dtype if stored == "bfloat16" else getattr(mx, stored)
                 arrays[f"{module}.{suffix}"] = blank(shape, kept)
-        for join in joins(config, specs.get):
+        for join in joins(config, specs.get) if joined else ():
             _join(join, arrays, quantized)
         return BlankWeights(arrays, quantized)
 
@@ -88,16 +93,20 @@ class BlankStep:
         kernels: Kernels,
         context: int,
         sampling: SamplingParams,
+        joined: bool = True,
+        few: bool = True,
     ) -> BlankStep:
         """A step of a network with layers of `kinds`, as the loader makes it for a GPU, or for a
-        CPU with the memory for float32 weights."""
+        CPU with the memory for float32 weights. joined, few: see model.launches.decode.Case."""
         config, specs = _with_layers(geometry, kinds)
         dtype = mx.bfloat16 if on_gpu else mx.float32
-        weights = BlankWeights.of(config, specs if on_gpu else {}, dtype)
+        weights = BlankWeights.of(config, specs if on_gpu else {}, dtype, joined=joined)
         network = Network(config, weights, dtype, on_gpu=on_gpu)
         network.kernels = kernels
         row = SamplerRow.of(sampling, config.vocab_size, ())
         variant, constants, moving = gather([row], config.vocab_size)
+        if not few:
+            variant = variant._replace(few=0)
         generated = mx.array([1], mx.int32)
         mx.eval(constants, moving, generated)
         state = _after(config, dtype, context)

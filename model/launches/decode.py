@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import mlx.core as mx
@@ -49,11 +49,17 @@ WATCHED: Sequence[tuple[Any, str, str]] = (
 @dataclass(frozen=True, slots=True)
 class Case:
     """What is counted: one token of one sequence after `context` tokens. kernels: as if the
-    admission had taken every kernel that takes these shapes, else none of them."""
+    admission had taken every kernel that takes these shapes, else none of them; without: but for
+    those of these regions. compiled: whether mx.compile joins elementwise chains. joined: whether
+    the loader joins matrices. few: whether a small top_k is found without sorting."""
 
     kernels: bool = False
     context: int = CONTEXT
     sampling: SamplingParams = GREEDY
+    without: tuple[str, ...] = ()
+    compiled: bool = True
+    joined: bool = True
+    few: bool = True
 
 
 def count_step(geometry: Geometry, case: Case = Case()) -> Counts:
@@ -80,7 +86,7 @@ def whole_step(geometry: Geometry, case: Case = Case()) -> list[Launches]:
 
 
 def _counts(geometry: Geometry, kinds: Sequence[str], case: Case) -> Counts:
-    return counted(record_step(geometry, kinds, case), compiled=True)
+    return counted(record_step(geometry, kinds, case), compiled=case.compiled)
 
 
 def record_step(geometry: Geometry, kinds: Sequence[str], case: Case) -> Graph:
@@ -90,21 +96,27 @@ def record_step(geometry: Geometry, kinds: Sequence[str], case: Case) -> Graph:
         geometry,
         kinds,
         on_gpu=True,
-        kernels=every_kernel(stand_ins) if case.kernels else Kernels.plain(),
+        kernels=every_kernel(stand_ins, case.without) if case.kernels else Kernels.plain(),
         context=case.context,
         sampling=case.sampling,
+        joined=case.joined,
+        few=case.few,
     )
     return record(step, mx.array([0], mx.int32), stand_ins=stand_ins)
 
 
-def every_kernel(stand_ins: StandIns) -> Kernels:
+def every_kernel(stand_ins: StandIns, without: Sequence[str] = ()) -> Kernels:
     """The Metal form of every region in its first size, each launch a stand-in; the twin where a
-    kernel does not take the shapes."""
+    kernel does not take the shapes, and for regions named in `without`."""
 
     def runner(launch: Launch) -> list[mx.array]:
         inputs = [x if isinstance(x, mx.array) else mx.array(x) for x in launch.inputs]
         return stand_ins.node(StandIn(f"kernel {launch.kernel.name}"), inputs, launch.outputs)
 
     twins = Kernels.plain()
-    forms = candidates(runner).items()
-    return Kernels(**{name: or_twin(some[0].kernel, getattr(twins, name)) for name, some in forms})
+    forms = {
+        name: or_twin(some[0].kernel, getattr(twins, name))
+        for name, some in candidates(runner).items()
+        if name not in without
+    }
+    return replace(twins, **forms)
