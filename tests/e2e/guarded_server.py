@@ -32,9 +32,10 @@ def watch(path: Path) -> None:
     events = path.with_suffix(".events").open("a", encoding="utf-8", buffering=1)
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
-        if event in WATCHED or (event == "open" and "passwd" in str(args[0])):
-            if path.exists():
-                events.write(f"{event} {args[1:] if event.startswith('socket') else args!r:.200}\n")
+        forbidden = event in WATCHED or (event == "open" and "passwd" in str(args[0]))
+        if forbidden and path.exists():
+            told = args[1:] if event.startswith("socket") else args
+            events.write(f"{event} {told!r:.200}\n")
 
     sys.addaudithook(hook)
 
