@@ -16,7 +16,7 @@ from model.config import QuantSpec
 from model.convert import affine, microscaling
 from model.convert.grids import Grid, e2m1, e4m3
 from model.convert.prescale import Floats
-from model.convert.rounding import bf16_values, nearest, to_odd, without_infinities
+from model.convert.rounding import INFINITE, bf16_values, nearest, to_odd, without_infinities
 
 Parts = dict[str, npt.NDArray[Any]]
 # Of the mean, added to every weight: nothing that was never seen counts for nothing.
@@ -79,10 +79,15 @@ def dequantize(parts: Mapping[str, npt.NDArray[Any]], spec: QuantSpec) -> Floats
 
 def stored_bits(values: npt.NDArray[Any]) -> npt.NDArray[np.uint16]:
     """bfloat16 bits of what is not quantized. Raises FloatingPointError for a NaN."""
-    bits = values if values.dtype == np.uint16 else nearest(values)
-    if bits.size and (bits & 0x7FFF).max() > 0x7F80:
+    return without_nan(values if values.dtype == np.uint16 else nearest(values))
+
+
+def without_nan(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The same bfloat16 bits or floats. Raises FloatingPointError for a NaN."""
+    bits = values.dtype == np.uint16
+    if values.size and ((values & 0x7FFF).max() > INFINITE if bits else np.isnan(values).any()):
         raise FloatingPointError("NaN")
-    return bits
+    return values
 
 
 def _grid(spec: QuantSpec) -> Grid:
