@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from model.kernel_choice import parse_choice
 from server import __version__
 from server.advice import Kernel, LoadedModel, advice
+from server.limits import Limits
 from server.loading_bar import LoadingBar
 
 if TYPE_CHECKING:
@@ -32,16 +33,19 @@ class Report:
     model: LoadedModel | None
     kernels: tuple[Kernel, ...]
     failure: str | None = None
+    limits: Limits | None = None
 
     def advice(self) -> list[str]:
         """What to do about it; empty when there is nothing."""
-        return advice(self.machine, self.model, self.kernels)
+        steps = advice(self.machine, self.model, self.kernels)
+        return steps if self.limits is None else [*steps, *self.limits.advice()]
 
     def to_json(self) -> dict[str, Any]:
         """The report as `--json` prints it."""
         return {
             "mxserve": __version__,
             "machine": asdict(self.machine),
+            "limits": None if self.limits is None else asdict(self.limits),
             "model": None if self.model is None else asdict(self.model),
             "failure": self.failure,
             "kernels": [asdict(kernel) for kernel in self.kernels],
@@ -97,7 +101,7 @@ def examine(path: str | None, kernels: Any) -> Report:
     try:
         model = load_model(path, progress=LoadingBar(sys.stderr), kernels=kernels)
     except (CheckpointError, OSError) as error:
-        return Report(machine, None, (), failure=str(error))
+        return Report(machine, None, (), failure=str(error), limits=Limits.now())
     loaded = LoadedModel(
         name=model.name,
         is_demo=model.is_demo,
@@ -106,7 +110,7 @@ def examine(path: str | None, kernels: Any) -> Report:
         bytes=model.memory().active_bytes,
     )
     rows = tuple(Kernel(**asdict(row)) for row in model.kernel_rows)
-    return Report(machine, loaded, rows)
+    return Report(machine, loaded, rows, limits=Limits.now())
 
 
 def text(report: Report) -> str:
@@ -119,6 +123,7 @@ def text(report: Report) -> str:
         ("system", f"{machine.system}, {machine.machine}"),
         ("device", f"{machine.kind} ({machine.chip}{architecture}), {machine.compute_dtype}"),
         ("memory", _memory(machine)),
+        *([("limits", report.limits.text())] if report.limits is not None else []),
         ("BLAS", machine.blas),
         ("command buffers", _command_buffers(machine)),
         ("model", _model(report)),

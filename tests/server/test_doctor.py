@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ from model.machine import Machine
 from server import cli, doctor
 from server.advice import REAL_MODEL, Kernel, LoadedModel, advice
 from server.doctor import Report, text
+from server.limits import Limits
 
 GIB = 1 << 30
 LINUX = Machine(
@@ -63,6 +65,7 @@ def test_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
     assert machine["kind"] in ("cpu", "metal", "cuda")
     assert 0 < machine["memory_available"] <= machine["memory_total"]
     assert machine["versions"]["mlx"]
+    assert report["limits"]["open_files"] > 0
     assert model["name"] == "mxserve-demo"
     assert model["bytes"] > 1 << 20
     assert [kernel["name"] for kernel in report["kernels"]] == list(REGIONS)
@@ -74,7 +77,7 @@ def test_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
 def test_in_words(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["doctor", "--kernels", "off"]) == 0
     out = capsys.readouterr().out
-    for word in ("device", "memory", "BLAS", "mxserve-demo", *REGIONS):
+    for word in ("device", "memory", "limits", "BLAS", "mxserve-demo", *REGIONS):
         assert word in out
     assert out.count("turned off") == len(REGIONS)
 
@@ -163,3 +166,20 @@ def test_kernels_that_do_not_work_are_to_be_reported() -> None:
     assert "expert_down, add_rms_norm." in only
     assert "router_top_k" not in only
     assert "report" in only
+
+
+def test_limits_of_files_and_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MXSERVE_DISK_CACHE", str(tmp_path / "not" / "made" / "yet"))
+    found = Limits.now()
+    assert found.disk_free is not None
+    assert found.disk_free > 0
+    assert found.cache_folder == str(tmp_path / "not" / "made" / "yet")
+    monkeypatch.setenv("MXSERVE_DISK_CACHE", "off")
+    assert Limits.now().cache_folder is None
+    assert Limits(1 << 20, "/cache", 100 * GIB).advice() == []
+    few, full = Limits(256, "/cache", 3 * GIB).advice()
+    assert "256 files" in few
+    assert "3.0 are free" in full
+    report = Report(LINUX, DEMO, (), limits=Limits(256, "/cache", 3 * GIB))
+    assert report.advice()[-2:] == [few, full]
+    assert "256 open files; 3.0 GiB free for the prompt cache in /cache" in text(report)
