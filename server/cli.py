@@ -108,6 +108,7 @@ def _add_serve_flags(serve: argparse.ArgumentParser) -> None:
         help="fused kernels: those that prove right and faster, none, or these if right "
         "(default: auto; mxserve doctor lists them)",
     )
+    add("--keep-warm", metavar="S|off", help="keep an idle GPU fast so long (default: off)")
     add("--idle-unload", metavar="MIN", help="free the weights after so long without a request")
     add("--watchdog", metavar="S", help="longest time of one step; then exit 70 (default: 60)")
     add("--cache-bytes", metavar="SIZE", help="prompt cache, 0 is off (default: follows memory)")

@@ -59,6 +59,7 @@ class Settings(BaseSettings):
     kernels: Annotated[KernelChoice, NoDecode] = "auto"
     watchdog: float = Field(60.0, gt=0)
     idle_unload: float | None = Field(None, gt=0)
+    keep_warm: float | None = Field(None, gt=0)
     cache_bytes: int | None = Field(None, ge=0)
     disk_cache: Path | Literal["off"] | None = None
     disk_cache_bytes: int = Field(20 << 30, ge=0)
@@ -117,6 +118,11 @@ class Settings(BaseSettings):
     def _seconds(cls, value: Any) -> Any:
         match = _SECONDS.fullmatch(value.strip()) if isinstance(value, str) else None
         return float(match[1]) * (0.001 if match[2].lower() == "ms" else 1) if match else value
+
+    @field_validator("keep_warm", mode="before")
+    @classmethod
+    def _off(cls, value: Any) -> Any:
+        return None if value == "off" else value
 
     @field_validator("disk_cache", mode="before")
     @classmethod
@@ -212,6 +218,7 @@ class Settings(BaseSettings):
             kernels=self.kernels,
             watchdog_s=self.watchdog,
             idle_unload_s=None if self.idle_unload is None else self.idle_unload * 60,
+            keep_warm_s=self.keep_warm,
             prompt_cache_bytes=self.cache_bytes,
             disk_cache=self._disk_folder(),
             disk_cache_bytes=self.disk_cache_bytes,

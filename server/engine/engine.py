@@ -59,6 +59,8 @@ class EngineSettings:
     watchdog_s: longest time of one step before the engine is dead.
     disk_cache: folder of the cache's disk tier; None is off. disk_cache_bytes: its hard cap.
     idle_unload_s: seconds without a request after which the weights are freed; None is never.
+    keep_warm_s: for so many seconds after the last piece of work an idle GPU is kept from slowing
+        down; None is not at all.
     """
 
     model: Path | str | None = None
@@ -75,6 +77,7 @@ class EngineSettings:
     disk_cache: Path | None = None
     disk_cache_bytes: int = 20 << 30
     idle_unload_s: float | None = None
+    keep_warm_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +234,12 @@ class Engine:
                 clock=time.monotonic,
             ),
             partial(open_cache, settings),
-            limits=Limits(settings.watchdog_s, settings.deterministic, settings.idle_unload_s),
+            limits=Limits(
+                settings.watchdog_s,
+                settings.deterministic,
+                settings.idle_unload_s,
+                settings.keep_warm_s,
+            ),
             closing_text=settings.closing_text,
             clock=time.monotonic,
             time_of_day=time.time,

@@ -31,6 +31,7 @@ from server.engine.errors import (
 from server.engine.idle_unload import IdleUnload, ModelState
 from server.engine.idle_work import IdleWork
 from server.engine.job import Job
+from server.engine.keep_warm import KeepWarm
 from server.engine.memory_room import is_memory_error, make_room
 from server.engine.ports import Backend, Facts, Grammars
 from server.engine.prompt_cache import PromptCache
@@ -51,12 +52,13 @@ SAVE_EVERY_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Of the worker. watchdog_s: longest time one piece of work may take. deterministic and
-    idle_unload_s: see EngineSettings."""
+    """Of the worker. watchdog_s: longest time one piece of work may take. deterministic,
+    idle_unload_s and keep_warm_s: see EngineSettings."""
 
     watchdog_s: float
     deterministic: bool = False
     idle_unload_s: float | None = None
+    keep_warm_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -361,6 +363,7 @@ class Worker:
     def _work(self, shop: Workshop, idle: IdleWork) -> bool:
         """Until the end, or (then it is True) until nobody has asked for so long that the model is
         to be unloaded."""
+        warm = KeepWarm(self._limits.keep_warm_s if shop.model.on_gpu else None, self._clock)
         while self._dead is None:
             turn = None
             with self._change:
@@ -374,9 +377,15 @@ class Worker:
                         log.info("idle: the model is unloaded; the next request loads it")
                         self._unload.state = "unloaded"
                         return True
-                    self._change.wait(rest)
+                    tick = warm.wait()
+                    if tick == 0:
+                        break
+                    self._change.wait(min((s for s in (rest, tick) if s is not None), default=None))
                 if self._stopping:
                     break
+            if turn is None and not idle.waiting:
+                self._keep_warm(shop, warm)
+                continue
             self._progress_at, self._working = self._clock(), True
             if turn is not None and self._awake(shop):
                 self._take(turn, shop, idle)
@@ -386,9 +395,25 @@ class Worker:
                 self._saved_at = self._clock()
                 idle.save_a_piece()
             self._progress_at, self._working = self._clock(), False
+            warm.worked()
             self._measure(shop)
         self._fail_all(Draining() if self._dead is None else EngineDead(self._dead))
         return False
+
+    def _keep_warm(self, shop: Workshop, warm: KeepWarm) -> None:
+        """One tick, which the watchdog looks after, and which is no work: the engine stays idle."""
+        idle_since = self._progress_at
+        self._progress_at, self._working = self._clock(), True
+        try:
+            shop.model.touch()
+            warm.ticked()
+        except Exception:
+            log.exception("the GPU could not be kept warm; it is given up")
+            warm.stop()
+        self._working = False
+        with self._change:
+            if not self._jobs:
+                self._progress_at = idle_since
 
     def _awake(self, shop: Workshop) -> bool:
         """Whether the device works: tested where the machine slept since the last piece of work,

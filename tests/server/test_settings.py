@@ -119,6 +119,12 @@ def test_the_disk_cache_off(flags):
     assert load_settings(flags).engine().disk_cache is None
 
 
+@pytest.mark.parametrize(("given", "seconds"), [(None, None), ("off", None), ("2.5", 2.5)])
+def test_keeping_a_gpu_warm(given, seconds):
+    flags = {} if given is None else {"keep_warm": given}
+    assert load_settings(flags).engine().keep_warm_s == seconds
+
+
 def test_lists_from_the_environment(monkeypatch):
     monkeypatch.setenv("MXSERVE_ALLOWED_HOSTS", "a.local, b.local")
     assert load_settings().allowed_hosts == ["a.local", "b.local"]
@@ -150,6 +156,8 @@ def test_lists_from_the_environment(monkeypatch):
         ({"target_gap": "fast"}, "target_gap: "),
         ({"disk_cache_bytes": "-1"}, "disk_cache_bytes: "),
         ({"watchdog": "0"}, "watchdog: "),
+        ({"keep_warm": "0"}, "keep_warm: "),
+        ({"keep_warm": "on"}, "keep_warm: "),
         ({"drain_timeout": "-1"}, "drain_timeout: "),
         ({"config": "nowhere.toml"}, "nowhere.toml"),
         ({"prot": "1"}, "prot: "),

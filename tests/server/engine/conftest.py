@@ -108,6 +108,8 @@ class Model:
     steps: int = 0
     most_rows: int = 0
     self_tests: int = 0
+    touches: int = 0
+    touch_fault: BaseException | None = None
     live: set[int] = field(default_factory=set)
     gate: threading.Event = field(default_factory=threading.Event)
     name: str = "fake"
@@ -148,6 +150,10 @@ class Model:
         return SimpleNamespace(
             active_bytes=self.active_bytes, peak_bytes=0, limit_bytes=self.limit_bytes
         )
+
+    def touch(self) -> None:
+        self.touches += 1
+        self.fault("touch_fault")
 
     def self_test(self) -> None:
         self.self_tests += 1

@@ -99,11 +99,11 @@ def test_a_quiet_engine_frees_its_model_and_still_answers():
         assert await said(engine, "one") == "one"
         await until(engine, "unloaded")
         await true(lambda: loads.freed == 1)
+        await true(lambda: engine.health().memory["active_bytes"] == 7)
         assert loads.alive == 0
         health = engine.health()
         assert (health.status, health.reason) == ("ready", None)
         assert (health.cache_bytes, health.cache_entries) == (0, 0)
-        await true(lambda: engine.health().memory["active_bytes"] == 7)
         assert engine.info.id == "fake"
         assert await said(engine, "two") == "two"
         assert len(loads.made) == 2
