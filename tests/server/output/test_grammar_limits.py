@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from server.engine.request import GrammarSpec
+from server.output import compiled_cache
 from server.output.compiled_cache import CompiledCache
 from server.output.constraint import Constraint, OutputRules
 from server.output.grammars import MAX_BYTES, GrammarError
@@ -87,6 +88,22 @@ def test_a_grammar_in_use_for_long_is_compiled_anew() -> None:
     matchers = [cache.lark('start: "a"') for _ in range(600)]
     assert 2 <= len({id(matcher) for matcher in matchers}) <= 4
     assert matchers[0] is matchers[100]
+
+
+def test_ten_thousand_grammars_are_not_all_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By number and by size; those used last stay."""
+    monkeypatch.setattr(compiled_cache, "_KEPT", 30)
+    monkeypatch.setattr(compiled_cache, "_KEPT_BYTES", 5000)
+    cache = CompiledCache(GRAMMARS._vocabulary)
+    for size in (3, 300):
+        for index in range(100):
+            cache.lark(f'start: "{index}{"x" * size}"')
+            assert len(cache._kept) <= 30
+            assert cache._bytes == sum(map(len, cache._kept)) <= 5000
+    assert 1 <= len(cache._kept) < 30
+    assert f"99{'x' * 300}" in next(reversed(cache._kept))
+    cache.forget()
+    assert (len(cache._kept), cache._bytes) == (0, 0)
 
 
 @pytest.mark.parametrize("text", ["\x7f", "a\x00b", "é\u2028", '\\ "', "😀x", "tab\tnl\n", " "])
