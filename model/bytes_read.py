@@ -34,13 +34,21 @@ def weight_bytes(geometry: Geometry, *, dequantized: bool = False) -> dict[str, 
     """Part -> bytes of weights that one token reads; `dequantized`: as float32, as a CPU runs
     them."""
     found = dict.fromkeys(PARTS, 0.0)
-    for name, tensor in expected_tensors(geometry.config).items():
-        found[_part(name)] += _stored(geometry, name, tensor, dequantized) * _share(geometry, name)
+    for name, size in tensor_bytes(geometry, dequantized=dequantized).items():
+        found[_part(name)] += size
     if geometry.config.tie_word_embeddings:
         table = "model.embed_tokens.weight"
         tensor = expected_tensors(geometry.config)[table]
         found["head"] += _stored(geometry, table, tensor, dequantized)
     return found
+
+
+def tensor_bytes(geometry: Geometry, *, dequantized: bool = False) -> dict[str, float]:
+    """Tensor -> bytes of it that one token reads; a tied head's reading is not in it."""
+    return {
+        name: _stored(geometry, name, tensor, dequantized) * _share(geometry, name)
+        for name, tensor in expected_tensors(geometry.config).items()
+    }
 
 
 def state_bytes(geometry: Geometry, *, activation_bytes: int = 2) -> float:

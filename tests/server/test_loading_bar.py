@@ -57,3 +57,16 @@ def test_lines_in_a_log(caplog):
 @pytest.mark.parametrize("total", [0, -1])
 def test_nothing_to_load_is_no_error(total):
     LoadingBar(Terminal())(0, total)
+
+
+def test_a_conversion_says_how_much_longer_it_takes():
+    out = Terminal()
+    times = iter((0.0, 10.0, 20.0, 600.0, 601.0))
+    bar = LoadingBar(out, lambda: next(times), doing="converting", eta=True)
+    for done in (1, 2, 3, 5):
+        bar(done * GB, 400 * GB)
+    frames = [frame.rstrip() for frame in out.getvalue().split("\r")[1:]]
+    assert frames[0].endswith("2.0 of 400.0 GB, 1:06:20 left")
+    assert frames[-1].endswith("5.0 of 400.0 GB, 16:27:30 left")
+    bar(400 * GB, 400 * GB)
+    assert out.getvalue().rstrip().endswith("400.0 of 400.0 GB")
