@@ -54,6 +54,7 @@ class ChatRequest(OpenAIFields, ThinkingFields):
     continue_final_message: bool | None = Field(None, description=SWITCH)
     add_generation_prompt: bool | None = Field(None, description=SWITCH)
     echo: bool | None = Field(None, description=SWITCH)
+    chat_template: None = Field(None, description="left out: the checkpoint's own is used")
 
     @field_validator("max_tokens", "max_completion_tokens")
     @classmethod

@@ -193,6 +193,14 @@ def test_template_options_are_a_closed_list(served, key):
     assert "enable_thinking, preserve_thinking" in error["message"]
 
 
+def test_a_template_of_the_clients_is_refused(served):
+    for path in ("/v1/chat/completions", "/apply-template", "/tokenize"):
+        body = {"messages": [{"role": "user", "content": "x"}], "chat_template": "{{ 7 * 6 }}"}
+        reply = served.http.post(path, json=body)
+        assert (reply.status_code, reply.json()["error"]["param"]) == (400, "chat_template")
+        assert served.http.post(path, json={**body, "chat_template": None}).status_code == 200
+
+
 OFF = Thinking(enabled=False)
 FREE = Thinking(enabled=True, budget=None)
 
