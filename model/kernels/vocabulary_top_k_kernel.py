@@ -48,7 +48,7 @@ MAXIMA = MetalKernel(
 FINISH = MetalKernel(
     name="vocabulary_top_k",
     inputs=("logits", "maxima", "random_keys"),
-    outputs=("ids", "values", "highest", "uniform"),
+    outputs=("ids", "values", "highest", "drawn"),
     header=_KEYS
     + """
         inline bool comes_first(uint key, uint id, uint other_key, uint other_id) {
@@ -58,7 +58,7 @@ FINISH = MetalKernel(
         // Puts places that are `apart` in order: falling where `falling` is 0 or not among the
         // place's bits, else rising.
         template <int M>
-        inline void exchange(
+        inline void exchange_places(
             thread uint (&keys)[M], thread uint (&ids)[M], uint lane, uint apart, uint rising) {
             if (apart == 32) {
                 if (rising == 0 ? comes_first(keys[M - 1], ids[M - 1], keys[0], ids[0])
@@ -89,14 +89,14 @@ FINISH = MetalKernel(
         inline void sort_rising(thread uint (&keys)[M], thread uint (&ids)[M], uint lane) {
             for (uint size = 2; size <= 32 * M; size *= 2) {
                 for (uint apart = size / 2; apart > 0; apart /= 2) {
-                    exchange<M>(keys, ids, lane, apart, size);
+                    exchange_places<M>(keys, ids, lane, apart, size);
                 }
             }
         }
 
         // Of a falling list and a rising one the first 32·M, falling.
         template <int M>
-        inline void merge(
+        inline void merge_lists(
             thread uint (&keys)[M], thread uint (&ids)[M],
             thread uint (&other_keys)[M], thread uint (&other_ids)[M], uint lane) {
             #pragma unroll
@@ -107,7 +107,7 @@ FINISH = MetalKernel(
                 }
             }
             for (uint apart = 16 * M; apart > 0; apart /= 2) {
-                exchange<M>(keys, ids, lane, apart, 0);
+                exchange_places<M>(keys, ids, lane, apart, 0);
             }
         }
 
@@ -121,14 +121,14 @@ FINISH = MetalKernel(
             uint high = low + middle < count ? low + middle : 0;
             low += keys[0];
             high += keys[1];
-            for (uint round = 0; round < 5; round++) {
-                for (uint step = 0; step < 4; step++) {
-                    uint by = turns[round % 2 * 4 + step];
+            for (uint n = 0; n < 5; n++) {
+                for (uint i = 0; i < 4; i++) {
+                    uint by = turns[n % 2 * 4 + i];
                     low += high;
                     high = ((high << by) | (high >> (32 - by))) ^ low;
                 }
-                low += keys[(round + 1) % 3];
-                high += keys[(round + 2) % 3] + round + 1;
+                low += keys[(n + 1) % 3];
+                high += keys[(n + 2) % 3] + n + 1;
             }
             return later ? high : low;
         }
@@ -174,7 +174,7 @@ FINISH = MetalKernel(
                     others[m] = id;
                 }
                 sort_rising<M>(other_keys, others, lane);
-                merge<M>(keys, found, other_keys, others, lane);
+                merge_lists<M>(keys, found, other_keys, others, lane);
             }
             for (int m = 0; m < M; m++) {
                 shared_keys[simdgroup * PLACES + m * 32 + lane] = keys[m];
@@ -194,7 +194,7 @@ FINISH = MetalKernel(
                         other_keys[m] = shared_keys[place];
                         others[m] = shared_ids[place];
                     }
-                    merge<M>(keys, found, other_keys, others, lane);
+                    merge_lists<M>(keys, found, other_keys, others, lane);
                     for (int m = 0; m < M; m++) {
                         shared_keys[simdgroup * PLACES + m * 32 + lane] = keys[m];
                         shared_ids[simdgroup * PLACES + m * 32 + lane] = found[m];
@@ -218,7 +218,7 @@ FINISH = MetalKernel(
                     T value = logits[row * V + id];
                     ids[row * COUNT + place] = id;
                     values[row * COUNT + place] = value;
-                    uniform[row * COUNT + place] =
+                    drawn[row * COUNT + place] =
                         metal::min(float(bits) * 2.3283064365386963e-10f, 0.99999994f);
                     if (place == 0) {
                         highest[row] = highest_key == 0xffffffffu ? static_cast<T>(NAN) : value;
