@@ -28,7 +28,17 @@ ENDED = 130  # exit status of what was interrupted
 DEFAULT_SIZES = (128, 928, 3000)
 MODES = {
     name: f"server.bench.{name}_command"
-    for name in ("serve", "replay", "decode", "prefill", "roofline", "levers", "grammars", "all")
+    for name in (
+        "serve",
+        "replay",
+        "decode",
+        "prefill",
+        "roofline",
+        "levers",
+        "grammars",
+        "convert",
+        "all",
+    )
 }
 
 
@@ -40,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
         "`mxserve bench serve` measures many streams at once, `replay` the prompt cache, `decode` "
         "and `prefill` the engine without HTTP, `roofline` what a token costs and what the memory "
         "allows, `levers` what each decision is worth, `grammars` what schemas cost, "
-        "`all` everything; each has its own --help.",
+        "`convert` a conversion, `all` everything else; each has its own --help.",
     )
     arguments.add_argument(
         "--url", help="measure the server at this address instead of starting one"
