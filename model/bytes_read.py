@@ -35,7 +35,7 @@ def weight_bytes(geometry: Geometry, *, dequantized: bool = False) -> dict[str, 
     them."""
     found = dict.fromkeys(PARTS, 0.0)
     for name, size in tensor_bytes(geometry, dequantized=dequantized).items():
-        found[_part(name)] += size
+        found[part_of(name)] += size
     if geometry.config.tie_word_embeddings:
         table = "model.embed_tokens.weight"
         tensor = expected_tensors(geometry.config)[table]
@@ -91,7 +91,8 @@ def _share(geometry: Geometry, name: str) -> float:
     return config.num_experts_per_tok / config.num_experts if ".switch_mlp." in name else 1.0
 
 
-def _part(name: str) -> str:
+def part_of(name: str) -> str:
+    """Which of PARTS a tensor belongs to."""
     if name.startswith("model.embed_tokens"):
         return "embedding"
     if name.startswith("lm_head"):

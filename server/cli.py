@@ -22,6 +22,7 @@ ELSEWHERE = {
     "cache": "server.cache_command",
     "convert": "server.convert_command",
     "doctor": "server.doctor",
+    "inspect": "server.inspect_command",
     "service": "server.service",
     "key": "server.key_command",
     "imatrix": "server.imatrix_command",
@@ -79,6 +80,7 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("imatrix", help="which inputs of a model texts drive", add_help=False)
     commands.add_parser("quality", help="compare checkpoints with a reference", add_help=False)
     commands.add_parser("convert", help="quantize the original checkpoint", add_help=False)
+    commands.add_parser("inspect", help="what is in a checkpoint", add_help=False)
     commands.add_parser("doctor", help="what this machine has and what to do", add_help=False)
     commands.add_parser("service", help="a server that starts at login", add_help=False)
     return top

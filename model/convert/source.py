@@ -30,10 +30,10 @@ from model.safetensors_files import StoredTensor, fingerprint, problems_error, s
 from model.tensors import Kind, Shape
 
 Part = Literal["text", "vision", "mtp"]
-_VISION = re.compile(r"^(model\.)?(visual|vision_tower|vision_model)\.")
-_MTP = re.compile(r"(^|\.)mtp[._]")
+VISION = re.compile(r"^(model\.)?(visual|vision_tower|vision_model)\.")
+MTP = re.compile(r"(^|\.)mtp[._]")
 _PATCHES = "patch_embed.proj.weight"
-_DTYPES: dict[str, Any] = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}
+DTYPES: dict[str, Any] = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}
 _MLX_DTYPES = {"BF16": mx.bfloat16, "F16": mx.float16, "F32": mx.float32}
 
 
@@ -76,7 +76,7 @@ class SourceTensor:
             data = b"".join(self._read(i * count, count) for i, count in runs)
         else:
             data = self._read(start * self.row_values, (stop - start) * self.row_values)
-        array = np.frombuffer(data, _DTYPES[self.dtype])
+        array = np.frombuffer(data, DTYPES[self.dtype])
         if self.change == "channels last":
             channels = wanted[-1]
             array = array.reshape(wanted[0], channels, -1).swapaxes(1, 2)
@@ -89,7 +89,7 @@ class SourceTensor:
         return values + np.float32(1) if self.change == "add one" else values
 
     def _read(self, first: int, count: int) -> bytes:
-        size = np.dtype(_DTYPES[self.dtype]).itemsize
+        size = np.dtype(DTYPES[self.dtype]).itemsize
         with self.stored.file.open("rb") as file:
             file.seek(self.offset + first * size)
             data = file.read(count * size)
@@ -133,10 +133,10 @@ def open_source(path: str | Path) -> Source:
     config = read_config(folder)
     plan = plan_loading(folder, config)
     _check_unquantized(folder, plan)
-    offsets = {file: _data_offsets(file) for file in plan.files}
+    offsets = {file: data_offsets(file) for file in plan.files}
     tensors: dict[str, SourceTensor] = {}
     for planned in plan.tensors:
-        if _MTP.search(planned.name):
+        if MTP.search(planned.name):
             continue
         stored, change = planned.source.stored, planned.source.change
         tensors[planned.name] = SourceTensor(
@@ -181,13 +181,13 @@ def _network_shape(shape: Shape, change: Change) -> Shape:
 
 def _beside(stored: StoredTensor, offset: int) -> SourceTensor | None:
     """A vision or MTP tensor; None for another one."""
-    if stored.dtype not in _DTYPES:
+    if stored.dtype not in DTYPES:
         return None
-    if _MTP.search(stored.name):
+    if MTP.search(stored.name):
         return SourceTensor(stored.name, stored.shape, "plain", "mtp", stored, "none", offset)
-    if not _VISION.search(stored.name):
+    if not VISION.search(stored.name):
         return None
-    name = "vision_tower." + _VISION.sub("", stored.name)
+    name = "vision_tower." + VISION.sub("", stored.name)
     shape, change = stored.shape, "none"
     # MLX's convolutions have their channels last; the original's are second.
     if name.endswith(_PATCHES) and len(shape) == 5 and stored.name.startswith("model.visual."):
@@ -195,7 +195,7 @@ def _beside(stored: StoredTensor, offset: int) -> SourceTensor | None:
     return SourceTensor(name, shape, "plain", "vision", stored, change, offset)
 
 
-def _data_offsets(file: Path) -> dict[str, int]:
+def data_offsets(file: Path) -> dict[str, int]:
     """Tensor -> where its bytes begin in a file whose header was checked before."""
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
