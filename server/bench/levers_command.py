@@ -81,6 +81,7 @@ def counted(geometry: Geometry) -> dict[str, dict[str, int]]:
         "projections joined at load": launches(joined=False),
         "elementwise chains compiled": launches(compiled=False),
         **{f"kernel {name}": launches(without=(name,)) for name in REGIONS},
+        "every kernel": launches(kernels=False),
         "few largest logits, not all sorted": launches(without=("vocabulary_top_k",), few=False),
         TOGETHER: launches(kernels=False, joined=False, compiled=False, few=False),
     }
