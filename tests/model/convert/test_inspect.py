@@ -80,7 +80,9 @@ def round_rule(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
 
 
 def test_saturating_exponents_are_told_from_others() -> None:
-    values = np.random.default_rng(2).standard_normal((2_000, 32)).astype(np.float32)
+    random = np.random.default_rng(2)
+    values = random.standard_normal((2_000, 32)) * np.exp2(random.random((2_000, 1)))
+    values = values.astype(np.float32)
     ours, _ = quantize(nearest(values), MXFP8)
     codes = np.ascontiguousarray(ours["weight"]).view(np.uint8).reshape(-1, 32)
     good = values_finding([("a", codes)])
@@ -88,7 +90,7 @@ def test_saturating_exponents_are_told_from_others() -> None:
     assert 0.05 < good.figures["share_at_448"] < 0.2
     bad = values_finding([("a", round_rule(values))])
     assert bad.state == "bad"
-    assert 0.35 < bad.figures["share_at_448"] < 0.45
+    assert 0.35 < bad.figures["share_at_448"] < 0.65
     assert "rounded to nearest" in bad.text
 
 
