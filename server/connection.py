@@ -20,6 +20,7 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from server.api.errors import BAD_REQUEST, Kind, envelope
+from server.one_write import OneWrite
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ class Connection(H11Protocol):
         self._unsent = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        super().connection_made(OneWrite(transport, self.loop))  # type: ignore[arg-type]
         if len(self.connections) > self.limits.connections:
             log.warning("more than %d connections: one was closed", self.limits.connections)
             self._answer(_BUSY, "The server has too many connections open.")
