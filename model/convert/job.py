@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from model.convert import journal as journals
+from model.convert.awq import in_words, plan_prescaling
 from model.convert.convert import UNIT_VALUES, Influence, Progress, check_room, convert
+from model.convert.imatrix import read_imatrix
 from model.convert.journal import Journal
 from model.convert.plan import ConversionPlan
 from model.convert.report import size_text, summary
@@ -82,20 +83,22 @@ class Job:
     def _influence(self, say: Say) -> Influence:
         if self.imatrix is None:
             return Influence()
-        from model.convert.imatrix import read_importance
-
-        importance = read_importance(self.imatrix, self.plan.source.config)
+        config = self.plan.source.config
+        imatrix = read_imatrix(self.imatrix, config)
+        missing = imatrix.missing(config)
+        if missing:
+            say(f"imatrix: nothing of {len(missing)} matrices, such as {missing[0]}")
+        importance = imatrix.importance()
         if self.awq == "off":
             return Influence(importance=importance)
         saved = journals.saved_prescaling(self.target)
         if saved is None:
             say("AWQ: measuring where scaling lowers the error")
-            awq = import_module("model.convert.awq")
-            found = awq.plan_prescaling(self.plan.source, self.plan.recipe, importance)
+            found = plan_prescaling(self.plan.source, self.plan.recipe, importance)
             saved = found.scalings, found.report
             journals.save_prescaling(self.target, *saved)
         scalings, report = saved
-        for line in import_module("model.convert.awq").in_words(report):
+        for line in in_words(report):
             say(line)
         return Influence(scalings, importance, report)
 
