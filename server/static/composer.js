@@ -1,6 +1,7 @@
 // The box a message is written in, with the effort beside it; the button sends, or stops.
 
 import { byId, el, icon } from "./dom.js";
+import { typed } from "./format.js";
 import { prefer } from "./preferences.js";
 
 const NAMES = { none: "No thinking", xhigh: "Extra high", max: "Maximum" };
@@ -66,7 +67,7 @@ export class Composer {
   }
 
   #send() {
-    const text = this.#box.value.trim();
+    const text = typed(this.#box.value);
     if (!text || this.#session.writing) return;
     this.#box.value = "";
     this.#session.send(text);

@@ -1,6 +1,11 @@
-// Figures as people read them. No DOM.
+// Figures and texts as people read and write them. No DOM.
 
 const COUNT = new Intl.NumberFormat("en");
+
+/** What a person typed without the blank lines around it; a first line keeps its indent. */
+export function typed(text) {
+  return text.trimEnd().replace(/^(?:[ \t]*\n)+/, "");
+}
 
 /** 12345 -> 12,345 */
 export function count(number) {

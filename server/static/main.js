@@ -106,7 +106,8 @@ function showView(view) {
   const chat = view === "chat";
   byId("chat").hidden = !chat;
   byId("status").hidden = chat;
-  byId("status-link").toggleAttribute("aria-current", !chat);
+  if (chat) byId("status-link").removeAttribute("aria-current");
+  else byId("status-link").setAttribute("aria-current", "page");
   monitor.watch(!chat);
   showBar();
   if (!chat) byId("title").focus();
@@ -150,7 +151,7 @@ async function meet() {
     const card = await servedModel();
     session.model = card.id;
     status.model = card;
-    composer.offer(await legalEfforts());
+    composer.offer(await efforts());
     known = true;
     byId("welcome-model").textContent = card.id;
     byId("server-name").textContent = card.id;
@@ -161,6 +162,16 @@ async function meet() {
   } catch (error) {
     byId("server-state").textContent = error.message; // it is tried again with the next sample
   }
+}
+
+/** The legal efforts; a server's description of itself is asked for once per version of it. */
+async function efforts() {
+  const { version } = monitor.newest.figures;
+  const remembered = preference("efforts");
+  if (remembered?.version === version) return remembered.values;
+  const values = await legalEfforts();
+  prefer("efforts", { version, values });
+  return values;
 }
 
 async function changeKey() {

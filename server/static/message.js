@@ -4,7 +4,7 @@ import { BlockAnnouncer } from "./announcer.js";
 import { isThinking } from "./answer.js";
 import { el, icon, iconButton } from "./dom.js";
 import { figuresNode } from "./figures.js";
-import { duration } from "./format.js";
+import { duration, typed } from "./format.js";
 import { copyButton, renderMarkdown } from "./render.js";
 import { versions } from "./tree.js";
 
@@ -48,7 +48,7 @@ class UserMessage {
       this.foot.querySelector('[aria-label="Edit message"]')?.focus();
     };
     const send = () => {
-      const text = box.value.trim();
+      const text = typed(box.value);
       if (!text || this.actions.busy()) return;
       done();
       this.actions.edit(this.node.id, text);
@@ -136,7 +136,7 @@ class AnswerMessage {
     this.summary.textContent = `${thinking ? "Thinking" : "Thought"} for ${duration(spent ?? 0)}`;
     this.waiting.hidden = node.state !== "writing" || Boolean(node.content || node.reasoning);
     if (!this.waiting.hidden) {
-      this.waiting.lastChild.textContent = elapsed > 1000 ? `Reading the prompt, ${duration(elapsed)}` : "";
+      this.waiting.lastChild.textContent = elapsed > 1000 ? `Waiting for the first token, ${duration(elapsed)}` : "";
     }
   }
 

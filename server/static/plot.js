@@ -8,7 +8,7 @@ const SPAN_MS = 180_000;
 const GAP_MS = 20_000; // without samples the line is broken
 
 export class Plot {
-  #drawing = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img" });
+  #drawing = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img", "aria-label": "Nothing yet" });
   #top = el("span", { class: "top" });
   #format;
 

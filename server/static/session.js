@@ -2,6 +2,7 @@
 
 import { addChunk, newAnswer, requestBody } from "./answer.js";
 import { streamChat } from "./api.js";
+import { keepAtOnce } from "./store.js";
 import { append, chooseVersion, discard, history, leaf, newConversation, titleOf } from "./tree.js";
 
 const SAVE_EVERY_MS = 1500;
@@ -115,7 +116,7 @@ export class Session extends EventTarget {
 
   /** Keeps every answer being written as it is now: the page is about to go. */
   saveAll() {
-    for (const { conversation } of this.#runs.values()) this.#save(conversation);
+    keepAtOnce([...this.#runs.values()].map(({ conversation }) => [conversation, titleOf(conversation)]));
   }
 
   async #answer(parent) {

@@ -70,12 +70,12 @@ export class Status {
     if (used !== undefined) {
       memory.show(bytes(used), `at most ${bytes(peak)} of ${bytes(limit)}`);
       const points = figureSeries(samples, (each) => each.memory?.active_bytes);
-      memory.plot.draw([{ name: "Memory", points }], now, Math.max(peak, 1));
+      memory.plot.draw([{ name: "Memory", points }], now, peak > limit / 4 ? limit : headroom(peak));
     }
 
     const held = figureSeries(samples, (each) => each.cache_bytes);
     const disk = figureSeries(samples, (each) => each.disk_cache_bytes);
-    const largest = Math.max(1, ...[...held, ...disk].map(({ value }) => value ?? 0));
+    const largest = headroom(Math.max(...[...held, ...disk].map(({ value }) => value ?? 0)));
     cache.show(bytes(figures.cache_bytes), `${bytes(figures.disk_cache_bytes)} on disk`);
     cache.plot.draw([{ name: "In memory", points: held }, { name: "On disk", points: disk }], now, largest);
   }
@@ -99,6 +99,11 @@ export class Status {
     const list = rows.map(([name, value]) => el("div", {}, el("dt", { text: name }), el("dd", { text: value })));
     byId("facts").replaceChildren(...list);
   }
+}
+
+/** The top of a scale of bytes. */
+function headroom(largest) {
+  return Math.max(1024, largest * 1.25);
 }
 
 /** A figure in large, a remark, and its plot. */

@@ -4,12 +4,38 @@ const DATABASE = "mxserve";
 const CONVERSATIONS = "conversations"; // whole, by id
 const TITLES = "titles"; // {id, title, updated}: what the list needs
 
-/** Opens the store. `lasting` says whether anything outlives the page. */
+const LEFT = "mxserve-left"; // in localStorage: what a page that went could not wait to have kept
+
+/** Opens the store; where the browser has none, it lasts as long as the page. */
 export async function openStore() {
   try {
-    return new IndexedStore(await open());
+    const store = new IndexedStore(await open());
+    for (const [conversation, title] of left()) await store.put(conversation, title);
+    return store;
   } catch {
     return new MemoryStore();
+  }
+}
+
+/**
+ * Keeps `conversations` ([[conversation, title]]) at once: a page that goes away has no time for a
+ * database. The next page puts them where they belong.
+ */
+export function keepAtOnce(conversations) {
+  try {
+    if (conversations.length) localStorage.setItem(LEFT, JSON.stringify(conversations));
+  } catch {
+    // Too long, or not allowed: then what was last saved counts.
+  }
+}
+
+function left() {
+  try {
+    const found = JSON.parse(localStorage.getItem(LEFT)) ?? [];
+    localStorage.removeItem(LEFT);
+    return found;
+  } catch {
+    return [];
   }
 }
 
@@ -25,7 +51,6 @@ function open() {
 }
 
 class IndexedStore {
-  lasting = true;
   #database;
 
   constructor(database) {
@@ -70,7 +95,6 @@ class IndexedStore {
 }
 
 class MemoryStore {
-  lasting = false;
   #kept = new Map();
 
   async titles() {
