@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -67,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
 def measure(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     """Both conversions; sizes in bytes, times in seconds."""
     size = sum(file.stat().st_size for file in options.source.glob("*.safetensors"))
-    seconds, status, peak = _run(_command(options, work / "whole"), None)
+    seconds, status, usage = _run(_command(options, work / "whole"), None)
     if status:
         raise SystemExit(f"the conversion ended with status {status}")
     draw = random.Random(options.seed)
@@ -76,8 +77,8 @@ def measure(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     total = 0.0
     while True:
         limit = draw.uniform(0.05, 0.6) * seconds if len(kills) < options.kills else None
-        took, status, high = _run(_command(options, work / "killed"), limit)
-        peaks.append(high)
+        took, status, used = _run(_command(options, work / "killed"), limit)
+        peaks.append(_resident(used))
         total += took
         if status != -signal.SIGKILL:
             break
@@ -87,8 +88,9 @@ def measure(options: argparse.Namespace, work: Path) -> dict[str, Any]:
         "source": {"bytes": size, "largest_tensor": _largest(options.source)},
         "whole": {
             "seconds": round(seconds, 2),
+            "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 2),
             "mb_per_s": round(size / seconds / 1e6, 1),
-            "peak_rss_bytes": peak,
+            "peak_rss_bytes": _resident(usage),
             "bytes": sum(path.stat().st_size for path in (work / "whole").iterdir()),
         },
         "killed": {
@@ -107,8 +109,8 @@ def _command(options: argparse.Namespace, target: Path) -> list[str]:
     return [*command, "--recipe", options.recipe]
 
 
-def _run(command: list[str], limit: float | None) -> tuple[float, int, int]:
-    """(seconds, status, peak resident bytes) of a process that is killed after `limit` seconds."""
+def _run(command: list[str], limit: float | None) -> tuple[float, int, resource.struct_rusage]:
+    """(seconds, status, what it used) of a process that is killed after `limit` seconds."""
     begin = time.monotonic()
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)  # noqa: S603
     while True:
@@ -121,8 +123,12 @@ def _run(command: list[str], limit: float | None) -> tuple[float, int, int]:
             limit = None
         time.sleep(0.01)
     process.returncode = os.waitstatus_to_exitcode(status)
-    scale = 1 if sys.platform == "darwin" else 1024
-    return elapsed, process.returncode, usage.ru_maxrss * scale
+    return elapsed, process.returncode, usage
+
+
+def _resident(usage: resource.struct_rusage) -> int:
+    """The most bytes that were in memory at once."""
+    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _digests(folder: Path) -> dict[str, str]:
@@ -149,7 +155,8 @@ def _text(receipt: dict[str, Any]) -> str:
         (
             f"{source['bytes'] / 1e9:.2f} GB, largest tensor {source['largest_tensor'] / _MIB:.0f} "
             "MiB",
-            f"whole   {whole['seconds']} s, {whole['mb_per_s']} MB/s of the source, at most "
+            f"whole   {whole['seconds']} s ({whole['cpu_seconds']} s of a processor), "
+            f"{whole['mb_per_s']} MB/s of the source, at most "
             f"{whole['peak_rss_bytes'] / _MIB:.0f} MiB resident",
             f"killed  after {killed['after_seconds']} s, {killed['seconds_in_all']} s in all, at "
             f"most {killed['peak_rss_bytes'] / _MIB:.0f} MiB: {same} in {killed['files']} files",
