@@ -19,28 +19,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from server.bench import chart, load, peers, report, serve_report, soak, workloads
+from server.bench import chart, load, peers, report, serve_report, soak, soak_page, workloads
 from server.bench.client import BenchError, ChatClient, ChatOptions
 from server.bench.command import checkpoint_folder, say
 from server.bench.ideal import end_tokens
 from server.bench.serve_report import Rounds
-from server.bench.servers import DEMO, OURS
+from server.bench.servers import DEMO, OURS, ServerProcess
 from server.bench.streams import StreamClient
 from server.bench.workloads import Filler
 
 STREAMS = (1, 2, 4, 8, 16)
 ENDLESS_TOKENS = 16_384
 REFERENCES = 64
+SOAK_FLAGS = ("--response-store", "memory")
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """One that is measured. pid: None when somebody else started it."""
+    """One that is measured. process: None when somebody else started it."""
 
     url: str
     model: str
     api_key: str | None
-    pid: int | None
+    process: ServerProcess | None = None
 
     def client(self) -> StreamClient:
         """A client of its own for each event loop."""
@@ -73,7 +74,8 @@ def parser() -> argparse.ArgumentParser:
     add("--rest", type=float, default=0.0, help="idle seconds before each measurement")
     add("--long-prompt", type=int, default=8000, help="its tokens, 0: none (default: 8000)")
     add("--beside", type=int, default=4, help="streams running beside it (default: 4)")
-    add("--soak", type=_positive, metavar="MINUTES", help="many streams with disconnects instead")
+    add("--soak", type=_positive, metavar="MINUTES", help="clients of all dialects instead")
+    add("--kill", action="store_true", help="with --soak: kill -9 and restart in the middle")
     add("--seed", type=int, default=1, help="of the soak's requests and disconnects (default: 1)")
     add("--serve-flag", action="append", default=[], metavar="FLAG", help="for mxserve serve")
     add("--json", action="store_true", help="print the receipt instead of tables")
@@ -100,6 +102,8 @@ def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit status: 1 also when a request failed."""
     arguments = parser()
     options = arguments.parse_args(argv)
+    if options.kill and (options.url or not options.soak):
+        arguments.error("--kill needs --soak, and a server of its own: leave --url out")
     if options.soak and options.vs:
         arguments.error("--soak measures mxserve alone: leave --vs out")
     try:
@@ -122,7 +126,7 @@ def _start(options: argparse.Namespace, folder: Path | None, open_: ExitStack) -
     if options.url:
         key = os.environ.get("MXSERVE_API_KEY")
         with ChatClient(options.url, api_key=key) as client:
-            found[OURS] = Server(options.url, client.model_id(), key, None)
+            found[OURS] = Server(options.url, client.model_id(), key)
     else:
         names.insert(0, OURS)
     for name in names:
@@ -131,12 +135,12 @@ def _start(options: argparse.Namespace, folder: Path | None, open_: ExitStack) -
             name,
             folder,
             scratch=scratch,
-            flags=options.serve_flag,
+            flags=(*(SOAK_FLAGS if options.soak else ()), *options.serve_flag),
             openblas=options.vs_openblas,
         )
         say(f"starting {server.name}")
         open_.enter_context(server)
-        found[server.name] = Server(server.url, server.called(), None, server.pid)
+        found[server.name] = Server(server.url, server.called(), None, server)
     return found
 
 
@@ -174,28 +178,34 @@ def _load(options: argparse.Namespace, servers: dict[str, Server], banned: tuple
 def _soak(options: argparse.Namespace, servers: dict[str, Server], banned: tuple[int, ...]) -> int:
     before = report.load_average()
     server = servers[OURS]
-    bodies = soak.requests(REFERENCES, options.seed, banned)
+    asked = soak.requests(REFERENCES, options.seed, banned)
+    seconds, process = 60 * options.soak, server.process
+    plan = soak.Plan(
+        max(options.streams or (64,)),
+        seconds,
+        options.seed,
+        kill_at_s=seconds / 2 if options.kill else None,
+    )
+
+    def restart() -> int | None:
+        if process is None:
+            return None
+        process.restart(kill=True)
+        return process.pid
 
     async def measure() -> soak.Soak:
         async with server.client() as client:
-            say(f"asking {len(bodies)} reference answers")
-            answers = await soak.references(client, bodies)
-            streams = max(options.streams or (64,))
-            say(f"{streams} streams for {options.soak:g} minutes")
+            say(f"asking {len(asked)} reference answers")
+            answers = await soak.references(client, asked)
+            say(f"{plan.streams} streams for {options.soak:g} minutes")
+            pid = process.pid if process is not None else None
             return await soak.soak(
-                client,
-                bodies,
-                answers,
-                streams=streams,
-                seconds=60 * options.soak,
-                pid=server.pid,
-                seed=options.seed,
-                progress=say,
+                client, asked, answers, plan, pid=pid, restart=restart, progress=say
             )
 
     found = asyncio.run(measure())
     receipt = {**_receipt(options, before), "soak": found.as_json()}
-    _show(options, receipt, serve_report.soak_page(found), serve_report.soak_panels(found))
+    _show(options, receipt, soak_page.soak_page(found), soak_page.soak_panels(found))
     return 1 if found.failures else 0
 
 

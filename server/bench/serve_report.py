@@ -16,7 +16,6 @@ from server.bench import report
 from server.bench.chart import Panel, Point
 from server.bench.load import Beside, Level, quantile
 from server.bench.report import Figure, Spread
-from server.bench.soak import Reading, Soak
 
 MIB = 1 << 20
 
@@ -161,45 +160,3 @@ def _medians(rounds: Rounds, pick: Pick) -> list[Point]:
         if values:
             points.append((float(number), statistics.median(values)))
     return points
-
-
-def soak_page(soak: Soak) -> str:
-    """What a soak found, in lines."""
-    tally = soak.tally
-    lines = [
-        f"{soak.streams} streams for {soak.seconds / 60:.1f} minutes: {tally.whole} whole answers, "
-        f"{tally.hung_up} hung up on, {tally.tokens:,} pieces of text",
-        f"as the reference: {tally.same}; other words: {tally.other_words}; lost: {tally.lost}; "
-        f"doubled: {tally.doubled}; refused (429): {tally.refused}; failed: {len(tally.errors)}",
-        _grown("resident memory", soak.growth(lambda reading: reading.rss)),
-        _grown("active memory", soak.growth(lambda reading: reading.active)),
-        "at the end: " + ", ".join(f"{name} {value}" for name, value in soak.idle.items()),
-    ]
-    lines += [f"FAILED: {why}" for why in soak.failures]
-    return "\n".join(lines)
-
-
-def _grown(name: str, growth: tuple[int, int] | None) -> str:
-    if growth is None:
-        return f"{name}: too few readings"
-    before, after = growth
-    return (
-        f"{name}: {before / MIB:,.0f} MiB in the second quarter, {after / MIB:,.0f} MiB in the "
-        f"last ({(after - before) / MIB:+,.1f})"
-    )
-
-
-def soak_panels(soak: Soak) -> list[Panel]:
-    """Memory over time."""
-    picks: tuple[tuple[str, Callable[[Reading], int | None]], ...] = (
-        ("resident", lambda reading: reading.rss),
-        ("active", lambda reading: reading.active),
-    )
-    series: dict[str, list[Point]] = {}
-    for name, pick in picks:
-        pairs = [(reading.at_s, pick(reading)) for reading in soak.readings]
-        points = [(at, value / MIB) for at, value in pairs if value is not None]
-        if points:
-            series[name] = points
-    title = f"Memory under {soak.streams} streams with disconnects"
-    return [Panel(title, "seconds", "MiB", series)] if series else []

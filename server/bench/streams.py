@@ -20,6 +20,7 @@ from server.sse_reader import EventReader
 
 Body = Mapping[str, Any]
 LONGEST_S = 600.0
+CHAT = "/v1/chat/completions"
 
 
 @dataclass(slots=True)
@@ -28,6 +29,7 @@ class Stream:
 
     arrivals: when each piece of text came, thoughts included. completion_tokens: the server's
     usage, None for one that was cut. cut: we hung up. error: why it failed, None where it did not.
+    id: the response's, where it is told at the beginning.
     """
 
     sent: float = 0.0
@@ -38,6 +40,7 @@ class Stream:
     cut: bool = False
     status: int = 0
     error: str | None = None
+    id: str = ""
 
     @property
     def first_s(self) -> float | None:
@@ -55,6 +58,10 @@ class Stream:
         """Seconds between neighbouring pieces that both came in that time."""
         pairs = itertools.pairwise(self.arrivals)
         return [after - before for before, after in pairs if start <= before and after < end]
+
+
+# Takes the data of an event in; True for the one that closes the stream.
+Read = Callable[[Stream, str, float], bool]
 
 
 class StreamClient:
@@ -84,6 +91,21 @@ class StreamClient:
             return {}
         return body if isinstance(body, dict) else {}
 
+    async def post(self, path: str, body: Body | None = None) -> int:
+        """Sends a request that is no stream; its status, 0 where there is no answer."""
+        try:
+            return (await self._http.post(path, json=body, timeout=30.0)).status_code
+        except httpx.HTTPError:
+            return 0
+
+    async def context_length(self) -> int | None:
+        """The model's, where the server tells it."""
+        try:
+            card = (await self._http.get("/v1/models", timeout=10.0)).json()["data"][0]
+            return int(card["context_length"])
+        except (httpx.HTTPError, ValueError, LookupError, TypeError):
+            return None
+
     async def ask(
         self,
         body: Body,
@@ -92,10 +114,12 @@ class StreamClient:
         started: asyncio.Event | None = None,
         limit_s: float = LONGEST_S,
         into: Stream | None = None,
+        path: str = CHAT,
+        read: Read | None = None,
     ) -> Stream:
         """One request. `hang_up` is asked after each piece of text; `started` is set at the first;
-        `into`: a record to fill, so that others can look at it meanwhile. Never raises for what the
-        server does."""
+        `into`: a record to fill, so that others can look at it meanwhile; `path` and `read`: of
+        another dialect than chat completions. Never raises for what the server does."""
         stream = Stream() if into is None else into
         whole = {**body, "stream": True, "stream_options": {"include_usage": True}}
         if self._model is not None:
@@ -103,7 +127,7 @@ class StreamClient:
         stream.sent = time.perf_counter()
         try:
             async with asyncio.timeout(limit_s):
-                await self._read(whole, stream, hang_up, started)
+                await self._read(whole, stream, hang_up, started, path, read or read_chat)
         except TimeoutError:
             stream.error = f"no end within {limit_s:.0f} s"
         except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
@@ -118,9 +142,11 @@ class StreamClient:
         stream: Stream,
         hang_up: Callable[[Stream], bool],
         started: asyncio.Event | None,
+        path: str,
+        read: Read,
     ) -> None:
         reader, done = EventReader(), False
-        async with self._http.stream("POST", "/v1/chat/completions", json=body) as reply:
+        async with self._http.stream("POST", path, json=body) as reply:
             stream.status = reply.status_code
             if reply.status_code != 200:
                 await reply.aread()
@@ -129,7 +155,7 @@ class StreamClient:
             async for part in reply.aiter_raw():
                 now = time.perf_counter()
                 for data in reader.feed(part):
-                    done = _take(stream, data, now) or done
+                    done = read(stream, data, now) or done
                 if started is not None and stream.arrivals:
                     started.set()
                 if not done and hang_up(stream):
@@ -139,8 +165,8 @@ class StreamClient:
             stream.error = "it ended without a finish reason and [DONE]"
 
 
-def _take(stream: Stream, data: str, now: float) -> bool:
-    """Adds one event to the record; True for the one that closes the stream."""
+def read_chat(stream: Stream, data: str, now: float) -> bool:
+    """Adds one event of a chat completion to the record."""
     if data == "[DONE]":
         return True
     chunk = json.loads(data)
