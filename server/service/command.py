@@ -30,9 +30,7 @@ Supervisor = Launchd | Systemd
 
 def main(argv: Sequence[str], *, platform: str = sys.platform) -> int:
     """Runs `mxserve service ARGV`; returns the exit status."""
-    options, rest = _parser().parse_known_args(argv)
-    if rest and options.command != "install":
-        _parser().error(f"unrecognized arguments: {' '.join(rest)}")
+    options, rest = parsed(argv)
     try:
         supervisor = supervisor_of(platform)
         if options.command == "install":
@@ -48,6 +46,18 @@ def main(argv: Sequence[str], *, platform: str = sys.platform) -> int:
     except (ServiceError, OSError) as error:
         print(f"mxserve: {error}", file=sys.stderr)
         return EXIT_FAILED
+
+
+def parsed(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The command's own options, and the flags of `mxserve serve` behind `install`; ends the
+    process where they are wrong."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(argv)
+    if options.command == "install":
+        serve_flags(rest)
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return options, rest
 
 
 def supervisor_of(platform: str) -> Supervisor:
