@@ -12,12 +12,16 @@ export function count(number) {
   return COUNT.format(number);
 }
 
-/** Milliseconds -> 320 ms, 4.1 s, 2 min 5 s */
+/** Milliseconds -> 320 ms, 4.1 s, 2 min 5 s, 3 h 20 min, 4 d 3 h */
 export function duration(ms) {
   if (ms < 950) return `${Math.round(ms)} ms`;
   if (ms < 9950) return `${(ms / 1000).toFixed(1)} s`;
   const seconds = Math.round(ms / 1000);
-  return seconds < 60 ? `${seconds} s` : `${Math.floor(seconds / 60)} min ${seconds % 60} s`;
+  if (seconds < 60) return `${seconds} s`;
+  const minutes = Math.floor(seconds / 60);
+  if (minutes < 60) return `${minutes} min ${seconds % 60} s`;
+  const hours = Math.floor(minutes / 60);
+  return hours < 24 ? `${hours} h ${minutes % 60} min` : `${Math.floor(hours / 24)} d ${hours % 24} h`;
 }
 
 /** Bytes -> 1.5 GiB */

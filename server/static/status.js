@@ -62,7 +62,7 @@ export class Status {
 
     const active = figureSeries(samples, (each) => each.active);
     const queued = figureSeries(samples, (each) => each.queued);
-    const most = Math.max(...[...active, ...queued].map(({ value }) => value ?? 0), figures.slots);
+    const most = Math.max(4, roundedUp(Math.max(...[...active, ...queued].map(({ value }) => value ?? 0))));
     slots.show(`${figures.active} of ${figures.slots}`, figures.queued ? `${figures.queued} waiting` : "nobody waits");
     slots.plot.draw([{ name: "Being written", points: active }, { name: "Waiting", points: queued }], now, most);
 
@@ -87,6 +87,8 @@ export class Status {
       if (this.#context) rows.push(["Context", `${count(this.#context)} tokens`]);
       rows.push(["Server", `mxserve ${figures.version}`]);
       rows.push(["Cached states", count(figures.cache_entries)]);
+      if (figures.model_state) rows.push(["Weights", figures.model_state]);
+      if (figures.uptime_s) rows.push(["Up for", duration(1000 * figures.uptime_s)]);
       const age = figures.last_step_age_s;
       rows.push(["Last step", age === null ? "idle" : `${duration(age * 1000)} ago`]);
     }

@@ -23,6 +23,7 @@ export class Thread {
     session.addEventListener("end", ({ detail }) => this.#end(detail));
     this.#scroller.addEventListener("scroll", () => this.#scrolled(), { passive: true });
     byId("to-end").addEventListener("click", () => this.toEnd());
+    this.#list.addEventListener("toggle", ({ target }) => this.#opened(target), { capture: true });
     setInterval(() => this.#tick(), 200);
     this.#reset();
   }
@@ -109,6 +110,13 @@ export class Thread {
 
   #view(answer) {
     return this.#views.find((view) => view.node === answer);
+  }
+
+  /** What was opened is shown whole where it fits. */
+  #opened(details) {
+    if (!details.open || !details.matches(":hover, :focus-within")) return;
+    this.#follows = false;
+    details.scrollIntoView({ block: "nearest" });
   }
 
   #scrolled() {

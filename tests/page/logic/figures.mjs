@@ -7,7 +7,9 @@ import { figureSeries, rateSeries, roundedUp } from "../../../server/static/seri
 
 test("figures as text", () => {
   assert.deepEqual([0, 999, 12345].map(count), ["0", "999", "12,345"]);
-  assert.deepEqual([0, 320.4, 4120, 9960, 59400, 125000].map(duration), ["0 ms", "320 ms", "4.1 s", "10 s", "59 s", "2 min 5 s"]);
+  const times = [0, 320.4, 4120, 9960, 59400, 125000, 12e6, 356e6];
+  const told = ["0 ms", "320 ms", "4.1 s", "10 s", "59 s", "2 min 5 s", "3 h 20 min", "4 d 2 h"];
+  assert.deepEqual(times.map(duration), told);
   assert.deepEqual([0, 1023, 1536, 1 << 20, 200 * 2 ** 30, 2 ** 50].map(bytes), ["0 B", "1023 B", "1.5 KiB", "1.0 MiB", "200 GiB", "1024 TiB"]);
   assert.deepEqual([4.25, 99.96, 1234.5].map(rate), ["4.3", "100.0", "1,235"]);
 });
