@@ -1,27 +1,28 @@
-"""Writes the trained network as an MLX checkpoint folder, quantized by the model card's recipe or
-in plain bf16.
+"""Writes the trained network as an MLX checkpoint folder, in plain bf16 or converted from that by
+the model card's recipe, as `mxserve convert` does it.
 
-The recipe is `mlx-ud-mxfp8` of model/storage_formats.py. Knows arrays under the original layout's
-names, not torch.
+Knows arrays under the original layout's names, not torch.
 """
 
 import json
 import re
 import shutil
+import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 from tokenizers import Tokenizer
 
-from model.config import module_path
-from model.storage_formats import FORMATS
+from model.convert.job import Job
+from model.convert.plan import plan_conversion
+from model.convert.recipe import RECIPES
+from model.convert.source import open_source
 
 from .config import Config
 
-CARD = FORMATS["mlx-ud-mxfp8"]
+RECIPE = RECIPES["ud-mxfp8"]
 _SHIFTED = re.compile(
     r"(input_layernorm|post_attention_layernorm|model\.norm|q_norm|k_norm)\.weight$"
 )
@@ -45,24 +46,6 @@ def mlx_weights(state: Mapping[str, mx.array]) -> dict[str, mx.array]:
         else:
             weights[name] = array
     return weights
-
-
-def quantize(weights: Mapping[str, mx.array]) -> tuple[dict[str, mx.array], dict[str, Any]]:
-    """(tensors as stored, the `quantization` section of config.json)."""
-    stored: dict[str, mx.array] = {}
-    modules: list[str] = []
-    for name, array in weights.items():
-        module = name.removesuffix(".weight")
-        how = CARD.spec(module) if name.endswith(".weight") else None
-        if how is None:
-            stored[name] = array
-            continue
-        # The CPU rounds the shared exponent up; Metal's rounds to nearest and saturates.
-        parts = mx.quantize(array, stream=mx.cpu, **asdict(how))
-        for suffix, part in zip(("weight", "scales", "biases"), parts, strict=False):
-            stored[f"{module}.{suffix}"] = part
-        modules.append(module_path(module))
-    return stored, CARD.config_section(modules) or {}
 
 
 def model_config(c: Config, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -125,12 +108,27 @@ def write_checkpoint(
     """Writes the whole checkpoint folder from float weights in the original layout; the template is
     already a source file of the project.
     """
+    if not quantized:
+        _write_plain(folder, state, c, tokenizer)
+        return
+    with tempfile.TemporaryDirectory(prefix="mxserve-demo-") as work:
+        plain, made = Path(work) / "bf16", Path(work) / "made"
+        _write_plain(plain, state, c, tokenizer)
+        Job(plan_conversion(open_source(plain), RECIPE), made, None, "off", "demo trainer").run(
+            None
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in made.iterdir():
+            shutil.copy(file, folder / file.name)
+
+
+def _write_plain(
+    folder: Path, state: Mapping[str, mx.array], c: Config, tokenizer: Tokenizer
+) -> None:
+    """The same in bf16."""
     folder.mkdir(parents=True, exist_ok=True)
     config = model_config(c, tokenizer)
     stored = {name: array.astype(mx.bfloat16) for name, array in mlx_weights(state).items()}
-    if quantized:
-        stored, section = quantize(stored)
-        config |= {"quantization": section, "quantization_config": section}
     mx.save_safetensors(str(folder / "model.safetensors"), stored, metadata={"format": "mlx"})
     index = {
         "metadata": {

@@ -77,6 +77,21 @@ def test_every_recipe_loads_and_holds_the_source_in_its_format(
         np.testing.assert_allclose(np.array(array), values, rtol=1e-6, err_msg=name)
 
 
+def test_units_are_small_and_cover_every_row_once(
+    original: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What bounds the memory: a fused tensor of all experts is never read as a whole."""
+    monkeypatch.setattr(running, "UNIT_VALUES", 20_000)
+    plan = plan_conversion(open_source(original), RECIPES["mxfp8"])
+    reached = dict.fromkeys(range(len(plan.outputs)), 0)
+    for unit in units_of(plan):
+        assert unit.start == reached[unit.output]
+        reached[unit.output] = unit.stop
+        row = plan.outputs[unit.output].tensor.row_values
+        assert (unit.stop - unit.start) * row <= max(20_000, row)
+    assert all(stop == plan.outputs[i].tensor.shape[0] for i, stop in reached.items())
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_config_is_what_a_checkpoint_of_that_format_has(
     original: Path, tmp_path: Path, recipe: str
