@@ -12,18 +12,16 @@ from pathlib import Path
 
 from tests.conftest import ROOT
 
+# `make clients` runs those of clients.md, with the clients it installs; docs/benchmarks has hours of
+# benchmarks.
 FILES = (
     "README.md",
     "CONTRIBUTING.md",
     "SECURITY.md",
     "deploy/README.md",
-    "docs/README.md",
-    "docs/quickstart.md",
-    "docs/effort.md",
-    "docs/caching.md",
-    "docs/tuning.md",
-    "docs/troubleshooting.md",
-    "docs/replicas.md",
+    *sorted(
+        f"docs/{path.name}" for path in Path(ROOT, "docs").glob("*.md") if path.stem != "clients"
+    ),
 )
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _MARK = re.compile(r"<!-- not run: ([^\n]+?) -->\s*\Z")
@@ -60,6 +58,14 @@ def blocks(file: str) -> Iterator[Block]:
         yield Block(
             file, before.count("\n") + 2, found[1], found[2], mark[1] if mark is not None else None
         )
+
+
+def inline(file: str) -> list[str]:
+    """Commands with flags in the text itself, as far as they are whole."""
+    text = _FENCE.sub("", Path(ROOT, file).read_text(encoding="utf-8"))
+    spans = (" ".join(span.split()) for span in re.findall(r"`([^`]+)`", text))
+    wanted = (span for span in spans if _COMMAND.match(span) and " --" in span)
+    return [span for span in wanted if "..." not in span and "--help" not in span]
 
 
 def unfenced(file: str) -> list[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT, ServerProcess
-from tests.docs.commands import FILES, Block, blocks, unfenced
+from tests.docs.commands import FILES, Block, blocks, inline, unfenced
 from tests.docs.parsing import check
 
 ADDRESS = re.compile(r"http://(127\.0\.0\.1|localhost):8080")
@@ -89,6 +89,12 @@ def test_commands_are_in_fences(file: str):
     assert unfenced(file) == []
     for block in blocks(file):
         assert block.language, f"{block.name}: a fence without a language"
+
+
+@pytest.mark.parametrize("file", [*FILES, "docs/clients.md", "docs/benchmarks/README.md"])
+def test_commands_in_the_text_would_be_understood(file: str, monkeypatch: pytest.MonkeyPatch):
+    for line in inline(file):
+        check(line, monkeypatch)
 
 
 @pytest.mark.parametrize("file", FILES)
