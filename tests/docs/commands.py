@@ -12,8 +12,8 @@ from pathlib import Path
 
 from tests.conftest import ROOT
 
-# `make clients` runs those of clients.md, with the clients it installs; docs/benchmarks has hours of
-# benchmarks.
+# `make clients` runs those of clients.md, with the clients it installs; docs/benchmarks has hours
+# of benchmarks.
 FILES = (
     "README.md",
     "CONTRIBUTING.md",
