@@ -1,6 +1,6 @@
 """A user agent of launchd: its property list, and launchctl's verbs for it.
 
-Knows launchctl of macOS 10.11 and newer (bootstrap, bootout, kickstart, kill, print).
+Knows launchctl of macOS 10.11 and newer (bootstrap, bootout, kickstart, print).
 """
 
 from __future__ import annotations
@@ -80,12 +80,9 @@ class Launchd:
             self._bootstrap()
 
     def stop(self) -> None:
-        """Ends it cleanly, so that launchd leaves it ended until the next login or start."""
-        if self.state().pid is None:
-            return
-        checked(self._run(["launchctl", "kill", "SIGTERM", self._target]))
-        if not _comes_true(lambda: self.state().pid is None, self._patience()):
-            raise ServiceError("the service did not end in time; see mxserve service logs")
+        """Ends it until the next login or start. One that fails again and again would be started
+        again by launchd if it only got a signal."""
+        self._boot_out()
 
     def state(self) -> State:
         found = self._run(["launchctl", "print", self._target])

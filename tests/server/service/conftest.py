@@ -24,7 +24,6 @@ case $1 in
     cp "$3" loaded; echo 4242 > pid ;;
   bootout) rm -f pid; touch leaving ;;
   kickstart) [ -e loaded ] || exit 113; echo 4243 > pid ;;
-  kill) rm -f pid ;;
   enable) ;;
   *) exit 64 ;;
 esac

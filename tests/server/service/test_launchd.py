@@ -59,20 +59,26 @@ def test_installing_again_waits_until_the_old_one_is_gone(machine: Machine):
     assert "8099" in plistlib.loads((machine.state / "loaded").read_bytes())["ProgramArguments"]
 
 
-def test_stop_is_clean_and_start_kicks_what_is_loaded(machine: Machine):
+def test_stop_start_restart(machine: Machine, capsys: pytest.CaptureFixture[str]):
+    domain = TARGET.rsplit("/", 1)[0]
+    begin = [
+        f"launchctl enable {TARGET}",
+        f"launchctl bootstrap {domain} {agent(machine)}",
+    ]
     assert service("install") == 0
     machine.calls()
     assert service("stop") == 0
-    assert machine.changes() == [f"launchctl kill SIGTERM {TARGET}"]
+    assert machine.changes() == [f"launchctl bootout {TARGET}"]
+    assert service("status") == 3
+    assert "not loaded" in capsys.readouterr().out
     assert service("stop") == 0
     assert machine.changes() == []
     assert service("start") == 0
+    assert machine.changes() == begin
+    assert service("start") == 0
     assert machine.changes() == [f"launchctl kickstart {TARGET}"]
     assert service("restart") == 0
-    assert machine.changes() == [
-        f"launchctl kill SIGTERM {TARGET}",
-        f"launchctl kickstart {TARGET}",
-    ]
+    assert machine.changes() == [f"launchctl bootout {TARGET}", *begin]
 
 
 def test_uninstall_leaves_nothing(machine: Machine, capsys: pytest.CaptureFixture[str]):
