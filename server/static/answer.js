@@ -1,5 +1,8 @@
 // One streamed answer as it grows: chunks of a chat completion in, text and figures out. No DOM.
 
+const BURST_MS = 50; // what comes within it came at once: headers wait for the first words
+const STEADY_MS = 150; // the shortest time a speed is taken from
+
 /** A message of the assistant that nothing has come for yet. */
 export function newAnswer(model, effort) {
   return {
@@ -13,7 +16,9 @@ export function newAnswer(model, effort) {
     error: null, // {message, code, status, retryAfter} where it failed
     usage: null,
     cache: null,
-    times: { first: null, last: null, thought: null }, // ms since it was asked for; thought is how long
+    // In ms since it was asked for; `thought` is how long that took. What had been written when the
+    // first text came, `burst` tokens up to `settled`, came at once and says nothing of the speed.
+    times: { first: null, last: null, thought: null, burst: 0, settled: null },
   };
 }
 
@@ -36,7 +41,13 @@ export function addChunk(answer, chunk, elapsed) {
     answer.content += text;
   }
   if (choice?.finish_reason) answer.finish = choice.finish_reason;
-  if (chunk.usage) answer.usage = chunk.usage;
+  if (chunk.usage) {
+    answer.usage = chunk.usage;
+    if (times.first !== null && elapsed - times.first < BURST_MS) {
+      times.burst = chunk.usage.completion_tokens;
+      times.settled = elapsed;
+    }
+  }
   if (chunk.x_mxserve?.cache) answer.cache = chunk.x_mxserve.cache;
 }
 
@@ -45,11 +56,22 @@ export function isThinking(answer) {
   return answer.state === "writing" && answer.reasoning !== "" && answer.content === "";
 }
 
-/** Tokens a second from the first to the last, or null where there are too few to tell. */
+/**
+ * Tokens a second while the answer was written. Where most of it came at once, it is counted from when
+ * it was asked for, which is never too much. Null where there is nothing to count.
+ */
 export function tokensPerSecond({ usage, times }) {
   const tokens = usage?.completion_tokens ?? 0;
-  const seconds = (times.last - times.first) / 1000;
-  return tokens > 1 && seconds > 0 ? (tokens - 1) / seconds : null;
+  if (tokens < 2 || !times.last) return null;
+  const steady = times.last - times.settled;
+  if (times.settled !== null && steady >= STEADY_MS) return ((tokens - times.burst) * 1000) / steady;
+  return (tokens * 1000) / times.last;
+}
+
+/** How long the thought took: {ms, bound}, where `bound` is true if all that is known is an upper one. */
+export function thoughtTime({ times }, now = null) {
+  const ms = now === null ? (times.thought ?? 0) : now - times.first;
+  return ms < BURST_MS ? { ms: (times.first ?? 0) + ms, bound: true } : { ms, bound: false };
 }
 
 /** What `x-mxserve-cache` says ({reused, prefilled, common, message, change}) as the last chunk does. */

@@ -24,7 +24,7 @@ export function figuresNode(answer) {
     rows.push(["Of it thought", `${count(thought)} tokens${cut}`]);
   }
   if (times.first !== null) rows.push(["First token after", duration(times.first)]);
-  if (speed !== null) rows.push(["Then", `${rate(speed)} tokens a second`]);
+  if (speed !== null) rows.push(["Speed", `${rate(speed)} tokens a second`]);
   if (cache?.diverged) rows.push(["Cache", divergence(cache.diverged)]);
   if (answer.effort) rows.push(["Effort", answer.effort]);
   if (answer.model) rows.push(["Model", answer.model]);

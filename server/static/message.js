@@ -1,7 +1,7 @@
 // One message of a conversation as an element that follows it: the user's, or an answer.
 
 import { BlockAnnouncer } from "./announcer.js";
-import { isThinking } from "./answer.js";
+import { isThinking, thoughtTime } from "./answer.js";
 import { el, icon, iconButton } from "./dom.js";
 import { figuresNode } from "./figures.js";
 import { duration, typed } from "./format.js";
@@ -131,9 +131,10 @@ class AnswerMessage {
     const { node } = this;
     const elapsed = this.actions.elapsed();
     const thinking = isThinking(node);
-    const spent = thinking ? elapsed - node.times.first : node.times.thought;
+    const { ms, bound } = thoughtTime(node, thinking ? elapsed : null);
+    const under = bound && !thinking ? "under " : "";
     this.thought.classList.toggle("active", thinking);
-    this.summary.textContent = `${thinking ? "Thinking" : "Thought"} for ${duration(spent ?? 0)}`;
+    this.summary.textContent = `${thinking ? "Thinking" : "Thought"} for ${under}${duration(ms)}`;
     this.waiting.hidden = node.state !== "writing" || Boolean(node.content || node.reasoning);
     if (!this.waiting.hidden) {
       this.waiting.lastChild.textContent = elapsed > 1000 ? `Waiting for the first token, ${duration(elapsed)}` : "";

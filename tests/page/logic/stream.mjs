@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 
-import { addChunk, cacheOfHeader, isThinking, newAnswer, requestBody, tokensPerSecond } from "../../../server/static/answer.js";
+import { addChunk, cacheOfHeader, isThinking, newAnswer, requestBody, thoughtTime, tokensPerSecond } from "../../../server/static/answer.js";
 import { events } from "../../../server/static/sse.js";
 
 function streamOf(bytes, size) {
@@ -55,10 +55,30 @@ test("an answer grows", () => {
   addChunk(answer, { choices: [], usage: { completion_tokens: 5 }, x_mxserve: { cache } }, 960);
   assert.equal(answer.content, "Paris");
   assert.equal(answer.reasoning, "France");
-  assert.deepEqual(answer.times, { first: 100, last: 900, thought: 300 });
+  assert.deepEqual(answer.times, { first: 100, last: 900, thought: 300, burst: 0, settled: null });
+  assert.deepEqual(thoughtTime(answer), { ms: 300, bound: false });
   assert.equal(answer.finish, "stop");
   assert.deepEqual(answer.cache, cache);
-  assert.equal(tokensPerSecond(answer), 5);
+  assert.equal(tokensPerSecond(answer), 5000 / 900); // from the question on, since nothing else is known
+});
+
+test("speed is that of what did not come at once", () => {
+  const answer = newAnswer("m", "low");
+  const usage = (completion_tokens) => ({ usage: { completion_tokens } });
+  addChunk(answer, { ...delta({ reasoning_content: "all " }), ...usage(20) }, 250);
+  addChunk(answer, { ...delta({ reasoning_content: "at once" }), ...usage(40) }, 260);
+  addChunk(answer, { ...delta({ content: "a" }), ...usage(41) }, 270);
+  assert.equal(tokensPerSecond(answer), 41000 / 270);
+  assert.deepEqual(thoughtTime(answer), { ms: 270, bound: true });
+  addChunk(answer, { ...delta({ content: "b" }), ...usage(46) }, 520);
+  addChunk(answer, { ...delta({ content: "c" }), ...usage(51) }, 770);
+  assert.equal(tokensPerSecond(answer), 20);
+});
+
+test("a thought that goes on is timed until now", () => {
+  const answer = newAnswer("m", "low");
+  addChunk(answer, delta({ reasoning_content: "x" }), 100);
+  assert.deepEqual(thoughtTime(answer, 2100), { ms: 2000, bound: false });
 });
 
 test("speed needs two tokens", () => {
