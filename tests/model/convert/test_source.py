@@ -83,3 +83,19 @@ def test_a_file_that_shrank_after_its_header_was_read_is_named(tmp_path: Path) -
     os.truncate(tensor.stored.file, tensor.offset + 3)
     with pytest.raises(CheckpointError, match=r"norm\.weight: expected 256 bytes, found 3"):
         tensor.values()
+
+
+def test_a_hub_id_is_the_folder_it_was_fetched_into(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_random_checkpoint(tmp_path, layers=1, format="original")
+    monkeypatch.chdir(tmp_path)
+    asked: list[str] = []
+
+    def fetched(hub_id: str) -> Path:
+        asked.append(hub_id)
+        return tmp_path
+
+    monkeypatch.setattr("model.convert.source.hub_snapshot", fetched)
+    assert open_source("owner/name").folder == tmp_path
+    assert asked == ["owner/name"]
