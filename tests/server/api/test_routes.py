@@ -87,6 +87,8 @@ def test_health_has_the_figures(served):
         "cache_bytes": 1000,
         "cache_entries": 5,
         "disk_cache_bytes": 4000,
+        "model_state": "loaded",
+        "uptime_s": 0.0,
     }
 
 
