@@ -3,19 +3,21 @@
 import { addChunk, newAnswer, requestBody } from "./answer.js";
 import { streamChat } from "./api.js";
 import { keepAtOnce } from "./store.js";
-import { append, chooseVersion, discard, history, leaf, newConversation, titleOf } from "./tree.js";
+import { append, chooseVersion, discard, history, leaf, newConversation, ROOT, titleOf } from "./tree.js";
 
 const SAVE_EVERY_MS = 1500;
 
 /**
  * Tells what happens by events: "open" (another conversation), "change" (its messages), "grow"
  * (`detail` is the answer that got longer), "end" (`detail` is an answer that ended), "titles".
+ * Pages of other tabs are told of what was kept, and follow.
  */
 export class Session extends EventTarget {
   current = null;
   model = null; // the served model's name, once it is known
   #store;
   #settings;
+  #tabs = new BroadcastChannel("mxserve");
   #runs = new Map(); // conversation id -> {conversation, answer, abort, began, saved}
 
   /** `settings()`: those of a new conversation. */
@@ -23,6 +25,7 @@ export class Session extends EventTarget {
     super();
     this.#store = store;
     this.#settings = settings;
+    this.#tabs.onmessage = ({ data }) => this.#follow(data);
     this.startNew();
   }
 
@@ -84,7 +87,7 @@ export class Session extends EventTarget {
   choose(id, step) {
     const chosen = chooseVersion(this.current, id, step);
     this.#tell("change");
-    this.#save(this.current);
+    this.#keep(this.current);
     return chosen;
   }
 
@@ -94,14 +97,14 @@ export class Session extends EventTarget {
 
   async rename(title) {
     this.current.title = title.trim();
-    await this.#save(this.current);
+    await this.#keep(this.current);
     this.#tell("change");
   }
 
   /** Changes the open conversation's settings. */
   async set(settings) {
     Object.assign(this.current.settings, settings);
-    if (leaf(this.current) !== "root") await this.#save(this.current);
+    if (leaf(this.current) !== ROOT) await this.#keep(this.current);
   }
 
   /** Removes the open conversation and opens an empty one. */
@@ -110,6 +113,7 @@ export class Session extends EventTarget {
     this.stop();
     this.#runs.delete(id);
     await this.#store.remove(id);
+    this.#tabs.postMessage(id);
     this.startNew();
     this.#tell("titles");
   }
@@ -140,7 +144,7 @@ export class Session extends EventTarget {
     if (this.#runs.get(conversation.id) !== run) return; // removed meanwhile
     this.#runs.delete(conversation.id);
     conversation.updated = Date.now();
-    this.#save(conversation);
+    this.#keep(conversation);
     this.#tell("end", answer);
   }
 
@@ -155,6 +159,19 @@ export class Session extends EventTarget {
         this.#save(run.conversation);
       }
     }
+  }
+
+  /** Saves a conversation in which nothing is being written, and tells other tabs. */
+  async #keep(conversation) {
+    await this.#save(conversation);
+    this.#tabs.postMessage(conversation.id);
+  }
+
+  /** Another tab kept or removed conversation `id`. */
+  async #follow(id) {
+    this.#tell("titles");
+    if (id !== this.current.id || this.#runs.has(id)) return;
+    if (!(await this.open(id))) this.startNew();
   }
 
   async #save(conversation) {

@@ -119,7 +119,7 @@ class Card {
     this.element = el(
       "section",
       { class: "card" },
-      el("h3", {}, title, el("span", { class: "legend" }, legend)),
+      el("h2", {}, title, el("span", { class: "legend" }, legend)),
       this.#value,
       this.#remark,
       this.plot.element,

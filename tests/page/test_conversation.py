@@ -253,3 +253,16 @@ def test_an_answer_cut_at_the_limit_says_so(chat: Chat):
     chat.named("button", "Save").click()
     chat.ask("Count from 1 to 20.")
     expect(chat.page.locator(".note")).to_have_text("Cut at the limit of tokens.")
+
+
+def test_two_tabs_of_one_conversation(chat: Chat):
+    chat.ask(FRANCE)
+    other = Chat(chat.page.context.new_page(), chat.server)
+    other.open("/" + chat.page.url.split("/", 3)[3])
+    expect(other.page.locator(".message")).to_have_count(2)
+    assert "Rome" in other.ask("And Italy?")
+    expect(chat.page.locator(".message")).to_have_count(4)
+    chat.named("button", "Delete").click()
+    chat.page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    expect(other.page.locator(".message")).to_have_count(0)
+    assert not other.problems

@@ -212,7 +212,7 @@ def test_status(chat: Chat):
     expect(chat.page.get_by_role("heading", level=1)).to_have_text("Status")
     page_server = chat.server
     cards = chat.page.locator(".card")
-    expect(cards.locator("h3")).to_contain_text(["Tokens a second", "Answers", "Memory", "Prompt"])
+    expect(cards.locator("h2")).to_contain_text(["Tokens a second", "Answers", "Memory", "Prompt"])
     expect(cards.nth(1).locator(".value")).to_have_text("0 of 16")
     page_server.arm("slow", 0.05)
     other = chat.page.context.new_page()
