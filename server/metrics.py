@@ -172,6 +172,8 @@ class _AsOfNow:
         yield memory
         for name, value, text in (
             ("up", state.status == "ready", "Whether requests are taken."),
+            ("model_loaded", state.model_state == "loaded", "Whether the weights are in memory."),
+            ("uptime_seconds", state.uptime_s, "Since the server was started."),
             ("slots", state.slots, "Answers that can be written at once."),
             ("slots_used", state.active, "Answers being written."),
             ("prompt_cache_bytes", state.cache_bytes, "The prompt cache in memory."),

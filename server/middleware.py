@@ -25,6 +25,8 @@ access = logging.getLogger("server.access")
 
 _CLIENT_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 OPEN_PATHS = ("/health/live", "/health/ready")  # they tell a state, nothing else
+# What is asked for every few seconds is in the log only when it fails.
+QUIET_PATHS = frozenset((*OPEN_PATHS, "/health", "/metrics"))
 MAX_HEADERS = 100
 MAX_HEAD_BYTES = 64 * 1024
 SAFE_HEADERS: Mapping[str, str] = {
@@ -71,13 +73,15 @@ class RequestId:
             record.total_s = time.monotonic() - record.began
             record.route = getattr(scope.get("route"), "path_format", "")
             self._ended(record)
-            access.info(
+            quiet = scope["path"] in QUIET_PATHS and record.status < 400
+            access.log(
+                logging.DEBUG if quiet else logging.INFO,
                 "%s %s %d %.3fs",
                 record.method,
                 record.path,
                 record.status,
                 record.total_s,
-                extra={"fields": {"status": record.status, **record.fields()}},
+                extra={"fields": record.fields()},
             )
 
 

@@ -51,6 +51,7 @@ class RequestRecord:
     def fields(self) -> dict[str, str | int | float]:
         """What the log says beyond method, path and status; what is not known is left out."""
         known = {
+            "status": self.status,
             "id": self.id,
             "route": self.route or None,
             "key": self.key,
@@ -60,6 +61,7 @@ class RequestRecord:
             "completion_tokens": self.completion_tokens,
             "queue_s": _rounded(self.queue_s),
             "ttft_s": _rounded(self.ttft_s),
+            "total_s": _rounded(self.total_s),
             "finish": self.finish,
         }
         return {name: value for name, value in known.items() if value is not None}

@@ -38,7 +38,7 @@ def test_a_request_is_one_line_with_its_figures(served, line, stream):
     record = line(reply)
     assert re.fullmatch(r"POST /v1/chat/completions 200 \d+\.\d{3}s", record.getMessage())
     fields = record.fields
-    assert fields.pop("ttft_s") >= 0
+    assert 0 <= fields.pop("ttft_s") <= fields.pop("total_s")
     assert fields == {
         "status": 200,
         "id": reply.headers["x-request-id"],
@@ -69,7 +69,7 @@ def test_the_dialects_are_told_apart_and_refusals_have_their_code(served, line):
 
 @pytest.mark.parametrize("given", ["abc-1.2_x", "a" * 128])
 def test_a_sane_id_is_kept(served, given):
-    for path in ("/v1/models", "/nowhere", "/health"):
+    for path in ("/v1/models", "/nowhere", "/health", "/metrics"):
         reply = served.http.get(path, headers={"X-Request-Id": given})
         assert reply.headers["x-request-id"] == reply.headers["request-id"] == given
 
@@ -86,6 +86,19 @@ def test_every_answer_has_an_id(served):
     assert reply.headers["x-request-id"]
     assert served.http.get("/v1/models", headers={"Host": "evil"}).headers["x-request-id"]
     assert served.http.post("/v1/chat/completions", content="{").headers["x-request-id"]
+
+
+def test_probes_are_told_of_only_where_they_fail(served, line):
+    assert served.http.get("/health/live").status_code == 200
+    assert served.http.get("/metrics").status_code == 200
+    served.engine.status = "dead"
+    record = line(served.http.get("/health"))
+    assert (record.levelname, record.fields["status"]) == ("INFO", 503)
+
+
+def test_a_probe_that_went_well_is_told_at_debug(served, line, caplog):
+    caplog.set_level(logging.DEBUG, "server.access")
+    assert line(served.http.get("/health/ready")).levelname == "DEBUG"
 
 
 def test_nothing_that_people_write_is_logged(served, caplog):
