@@ -33,6 +33,13 @@ def parser() -> argparse.ArgumentParser:
         "--contexts", type=numbers, default=CONTEXTS, help="default: 1024 to 131072"
     )
     arguments.add_argument("--tokens", type=int, default=32, help="of each run (default: 32)")
+    arguments.add_argument(
+        "--host-calls",
+        type=int,
+        default=HOST_CALLS,
+        help="calls of a step that its host time is the median of, 0 leaves it out "
+        f"(default: {HOST_CALLS})",
+    )
     receipt.add_output_flags(arguments)
     return arguments
 
@@ -43,6 +50,8 @@ def main(argv: Sequence[str]) -> int:
     options = arguments.parse_args(argv)
     if not 1 <= options.tokens <= MOST_TOKENS or options.rounds < 1:
         arguments.error(f"--tokens: 1 to {MOST_TOKENS}; --rounds: at least 1")
+    if options.host_calls < 0:
+        arguments.error("--host-calls: at least 0")
     conditions = {
         "contexts": list(options.contexts),
         "tokens": options.tokens,
@@ -81,9 +90,9 @@ def measure(workers: Sequence[Worker], options: argparse.Namespace) -> Values:
                     values.note(f"{worker.name}, {context:,} tokens: {answer['skipped']}")
                     continue
                 _add_decode(values, worker.name, context, round_, answer, options.tokens)
-        for worker in turns(workers, round_):
+        for worker in turns(workers, round_) if options.host_calls else ():
             say(f"round {round_ + 1} of {options.rounds}: host time: {worker.name}")
-            times = worker.ask("host_time", context=min(options.contexts), count=HOST_CALLS)
+            times = worker.ask("host_time", context=min(options.contexts), count=options.host_calls)
             median = statistics.median(times["microseconds"])
             values.add(worker.name, Value("host time of a step", "us", median, round_))
     return values

@@ -14,6 +14,7 @@ import pytest
 from server.bench import decode_workers, main, side_by_side
 from server.bench.client import BenchError
 from server.bench.decode_workers import Worker
+from server.bench.prefill_command import WARM_UP
 from server.bench.receipt import Value, Values, command_line
 
 KNOWN = """
@@ -80,7 +81,7 @@ def two(monkeypatch: pytest.MonkeyPatch) -> list[Scripted]:
     """mxserve, which is twice as fast, and another, which has no memory for 4,000 tokens."""
     workers = [
         Scripted("mxserve", {100: 0.01, 4000: 0.02}),
-        Scripted("mlx-lm", {100: 0.02, 4000: None}),
+        Scripted("mlx-lm", {WARM_UP: 0.02, 100: 0.02, 4000: None}),
     ]
 
     @contextmanager
@@ -144,6 +145,17 @@ def test_contenders_take_turns_and_are_not_asked_again_for_what_they_cannot(
     assert "mlx-lm, 4,000 tokens: too large" in page
 
 
+def test_the_hosts_time_can_be_left_out(
+    two: list[Scripted], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["decode", "--contexts", "100", "--tokens", "4", "--rounds", "1", "--json"]
+    assert main([*words, "--host-calls", "0"]) == 0
+    assert "host time of a step" not in figures(json.loads(capsys.readouterr().out))
+    assert main([*words, "--host-calls", "7"]) == 0
+    counts = [values["count"] for do, values in two[1].asked if do == "host_time"]
+    assert counts == [7]
+
+
 def test_prefill_asks_everybody_the_same_new_prompts(
     two: list[Scripted], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -153,7 +165,19 @@ def test_prefill_asks_everybody_the_same_new_prompts(
     asked = [[v["seed"] for do, v in worker.asked if v["tokens"] == 100] for worker in two]
     assert asked[0] == asked[1]
     assert len(set(asked[0])) == 3
-    assert all(worker.asked[0][1]["tokens"] < 100 for worker in two)  # the first one warms up
+    for worker in two:  # two prompts warm it up
+        tokens = [v["tokens"] for _, v in worker.asked]
+        assert tokens[:2] == [WARM_UP, WARM_UP]
+        assert tokens[2:] == [100, 100, 100]
+
+
+def test_not_even_the_first_size_where_it_would_take_too_long(
+    two: list[Scripted], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["prefill", "--sizes", "200", "--rounds", "1", "--longest", "3", "--json"]) == 0
+    receipt = json.loads(capsys.readouterr().out)
+    assert figures(receipt)["prefill of 200 tokens"]["servers"].keys() == {"mxserve"}
+    assert [v["tokens"] for _, v in two[1].asked] == [WARM_UP, WARM_UP]
 
 
 def test_a_size_that_would_take_too_long_is_not_asked_for(
@@ -169,7 +193,12 @@ def test_a_size_that_would_take_too_long_is_not_asked_for(
 
 @pytest.mark.parametrize(
     "words",
-    [["decode", "--tokens", "0"], ["decode", "--contexts", "0"], ["prefill", "--rounds", "0"]],
+    [
+        ["decode", "--tokens", "0"],
+        ["decode", "--contexts", "0"],
+        ["decode", "--host-calls", "-1"],
+        ["prefill", "--rounds", "0"],
+    ],
 )
 def test_what_makes_no_sense_is_refused(words: Sequence[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
