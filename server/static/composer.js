@@ -71,11 +71,7 @@ export class Composer {
     if (!text || this.#session.writing) return;
     this.#box.value = "";
     this.#session.send(text);
-    this.dispatchSent();
   }
-
-  /** Called after a message was sent; main.js has the thread follow it. */
-  dispatchSent() {}
 
   #stop() {
     this.#session.stop();

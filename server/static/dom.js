@@ -40,8 +40,6 @@ export function byId(id) {
 
 // Drawn for this page on a grid of 24; strokes only.
 const ICONS = {
-  plus: "M12 5v14M5 12h14",
-  menu: "M4 7h16M4 12h16M4 17h10",
   close: "M6 6l12 12M18 6L6 18",
   send: "M12 19V5M6 11l6-6 6 6",
   stop: "M8 8h8v8H8z",
@@ -51,12 +49,6 @@ const ICONS = {
   again: "M19 12a7 7 0 1 1-2-4.9M19 4v4h-4",
   left: "M14 6l-6 6 6 6",
   right: "M10 6l6 6-6 6",
-  down: "M12 5v14M6 13l6 6 6-6",
-  trash: "M5 7h14M10 7V4h4v3M7 7l1 13h8l1-13",
-  save: "M12 4v11M7 10.5l5 5 5-5M5 20h14",
-  sliders: "M4 7h9M17 7h3M4 17h3M11 17h9M15 4.5v5M9 14.5v5",
-  pulse: "M3 12h4l3-7 4 14 3-7h4",
-  chat: "M5 5h14v11h-8l-4 4v-4H5z",
   light: "M12 8a4 4 0 1 0 0 8 4 4 0 0 0 0-8M12 2v2M12 20v2M2 12h2M20 12h2M5 5l1.4 1.4M17.6 17.6L19 19M19 5l-1.4 1.4M6.4 17.6L5 19",
   dark: "M20 14.5A8.5 8.5 0 0 1 9.5 4 8.5 8.5 0 1 0 20 14.5z",
   system: "M4 5h16v11H4zM9 20h6M12 16v4",

@@ -1,9 +1,10 @@
 // Markdown inside a block: emphasis, code, links, math. Makes a tree of plain objects, no DOM.
 //
 // Emphasis follows CommonMark's delimiter runs. Nothing that a text holds can make this take more
-// than about linear time, or nest deeper than MAX_DEPTH.
+// than about linear time.
 
-const MAX_DEPTH = 24;
+import { Chain } from "./chain.js";
+
 const SPECIAL = /[\\`*_~[\]!<&$\n]|h(?=ttps?:\/\/)/g;
 const PUNCTUATION = /[!-/:-@[-`{-~]|[\p{P}\p{S}]/u;
 const SPACE = /\s/;
@@ -38,8 +39,7 @@ export function safeUrl(url) {
 class Inline {
   #text;
   #at = 0;
-  #first = null;
-  #last = null;
+  #chain = new Chain();
   #runs = []; // delimiter runs that may still open or close something
   #brackets = [];
   #missing = new Set(); // closers of which there is none any more
@@ -51,7 +51,7 @@ class Inline {
   parse() {
     while (this.#at < this.#text.length) this.#step();
     this.#emphasis(0);
-    return listed(this.#first);
+    return this.#chain.list();
   }
 
   #step() {
@@ -169,7 +169,7 @@ class Inline {
     const left = !SPACE.test(after) && (!PUNCTUATION.test(after) || SPACE.test(before) || PUNCTUATION.test(before));
     const right = !SPACE.test(before) && (!PUNCTUATION.test(before) || SPACE.test(after) || PUNCTUATION.test(after));
     const strict = char === "_"; // not inside words
-    const node = this.#append({ type: "text", text: char.repeat(length) });
+    const node = this.#chain.append({ type: "text", text: char.repeat(length) });
     this.#runs.push({
       node,
       char,
@@ -202,7 +202,7 @@ class Inline {
         for (const [key, height] of floor) floor.set(key, Math.min(height, open.length));
         const size = closer.char === "~" || (opener.length >= 2 && closer.length >= 2) ? 2 : 1;
         const type = closer.char === "~" ? "deleted" : size === 2 ? "strong" : "emphasis";
-        if (!this.#wrap(opener.node, closer.node, { type })) {
+        if (!this.#chain.wrap(opener.node, closer.node, { type })) {
           open.length = 0; // those further out hold the same depths
           floor.clear();
           break;
@@ -218,27 +218,8 @@ class Inline {
     runs.length = bottom;
   }
 
-  /** Puts what lies between two nodes into `node`; false where that would nest too deep. */
-  #wrap(before, after, node) {
-    const first = before.next;
-    if (first === after) return false;
-    let depth = 0;
-    for (let inner = first; inner !== after; inner = inner.next) {
-      depth = Math.max(depth, inner.depth ?? 0);
-      if (depth >= MAX_DEPTH) return false;
-    }
-    const last = after === null ? this.#last : after.previous;
-    first.previous = null;
-    last.next = null;
-    Object.assign(node, { first, depth: depth + 1, previous: before, next: after });
-    before.next = node;
-    if (after === null) this.#last = node;
-    else after.previous = node;
-    return true;
-  }
-
   #open(marker) {
-    const node = this.#append({ type: "text", text: marker });
+    const node = this.#chain.append({ type: "text", text: marker });
     this.#brackets.push({ node, runs: this.#runs.length, image: marker === "![", active: true });
     this.#at += marker.length;
     return true;
@@ -250,10 +231,10 @@ class Inline {
     TARGET.lastIndex = this.#at + 1;
     const found = TARGET.exec(this.#text);
     const url = found && safeUrl((found[1] ?? found[2]).replace(/\\([!-/:-@[-`{-~])/g, "$1"));
-    if (!url || bracket.node === this.#last) return false;
+    if (!url || bracket.node === this.#chain.last) return false;
     this.#emphasis(bracket.runs);
     // An image becomes a link to it: the page loads nothing from elsewhere.
-    if (!this.#wrap(bracket.node, null, { type: "link", url })) return false;
+    if (!this.#chain.wrap(bracket.node, null, { type: "link", url })) return false;
     bracket.node.text = "";
     if (!bracket.image) for (const outer of this.#brackets) outer.active = false;
     this.#at = TARGET.lastIndex;
@@ -301,7 +282,7 @@ class Inline {
   }
 
   #newline() {
-    const last = this.#last;
+    const last = this.#chain.last;
     if (last?.type === "text") last.text = last.text.replace(/ +$/, "");
     this.#emit({ type: "break" }, 1);
     while (this.#text[this.#at] === " ") this.#at += 1;
@@ -309,22 +290,13 @@ class Inline {
   }
 
   #plain(text) {
-    this.#append({ type: "text", text });
+    this.#chain.append({ type: "text", text });
   }
 
   #emit(node, length) {
-    this.#append(node);
+    this.#chain.append(node);
     this.#at += length;
     return true;
-  }
-
-  #append(node) {
-    node.previous = this.#last;
-    node.next = null;
-    if (this.#last) this.#last.next = node;
-    else this.#first = node;
-    this.#last = node;
-    return node;
   }
 }
 
@@ -335,21 +307,4 @@ function pairs(opener, closer) {
   if (!opener.closes && !closer.opens) return true;
   if ((opener.length + closer.length) % 3 !== 0) return true;
   return opener.length % 3 === 0 && closer.length % 3 === 0;
-}
-
-/** A chain of nodes as a list, with neighbouring texts joined. */
-function listed(first) {
-  const nodes = [];
-  for (let node = first; node; node = node.next) {
-    const { type, text, url } = node;
-    const last = nodes.at(-1);
-    if (type === "text" && last?.type === "text") last.text += text;
-    else if (type === "text" && text) nodes.push({ type, text });
-    else if (type === "code" || type === "math") nodes.push({ type, text });
-    else if (type === "break") nodes.push({ type });
-    else if (type !== "text") {
-      nodes.push({ type, ...(url ? { url } : {}), children: listed(node.first) });
-    }
-  }
-  return nodes;
 }

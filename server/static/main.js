@@ -22,13 +22,12 @@ bindTheme();
 const store = await openStore();
 const session = new Session(store, () => preference("settings", {}));
 const monitor = new Monitor();
-const thread = new Thread(session);
+new Thread(session);
 const composer = new Composer(session);
 const sidebar = new Sidebar(session);
 const status = new Status(monitor);
 let known = false; // whether the model's name and the efforts are
 
-composer.dispatchSent = () => thread.toEnd();
 wireButtons();
 wireEvents();
 await route();

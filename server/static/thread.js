@@ -18,18 +18,18 @@ export class Thread {
   constructor(session) {
     this.#session = session;
     session.addEventListener("open", () => this.#reset());
-    session.addEventListener("change", () => this.#render());
+    session.addEventListener("change", () => this.#changed());
     session.addEventListener("grow", ({ detail }) => this.#grow(detail));
     session.addEventListener("end", ({ detail }) => this.#end(detail));
     this.#scroller.addEventListener("scroll", () => this.#scrolled(), { passive: true });
-    byId("to-end").addEventListener("click", () => this.toEnd());
+    byId("to-end").addEventListener("click", () => this.#toEnd());
     this.#list.addEventListener("toggle", ({ target }) => this.#opened(target), { capture: true });
     setInterval(() => this.#tick(), 200);
     this.#reset();
   }
 
   /** Scrolls to the end, and follows it from now on. */
-  toEnd() {
+  #toEnd() {
     this.#follows = true;
     this.#scroller.scrollTop = this.#scroller.scrollHeight;
     byId("to-end").hidden = true;
@@ -39,7 +39,7 @@ export class Thread {
     this.#views = [];
     this.#list.replaceChildren();
     this.#render();
-    this.toEnd();
+    this.#toEnd();
   }
 
   #render() {
@@ -55,7 +55,7 @@ export class Thread {
       this.#list.append(view.element);
     }
     for (const view of this.#views) view.update();
-    if (this.#follows) this.toEnd();
+    if (this.#follows) this.#toEnd();
   }
 
   #actions() {
@@ -70,8 +70,13 @@ export class Thread {
   }
 
   #asked() {
-    this.toEnd();
     byId("message").focus();
+  }
+
+  /** A new answer is followed; another version of an old one is not. */
+  #changed() {
+    if (this.#session.writing) this.#follows = true;
+    this.#render();
   }
 
   /** Shows another version, and gives the focus to the same button of it. */
@@ -89,7 +94,7 @@ export class Thread {
     this.#frame = requestAnimationFrame(() => {
       this.#frame = null;
       this.#view(answer)?.update();
-      if (this.#follows) this.toEnd();
+      if (this.#follows) this.#toEnd();
     });
   }
 
@@ -100,7 +105,7 @@ export class Thread {
     view.announceEnd();
     const ends = { stopped: "Stopped.", failed: `Failed: ${answer.error?.message}`, done: "The answer is complete." };
     announce(ends[answer.state]);
-    if (this.#follows) this.toEnd();
+    if (this.#follows) this.#toEnd();
   }
 
   #tick() {
