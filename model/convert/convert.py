@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.convert.beside import write_beside
-from model.convert.files import PlacedFile, write_json
+from model.convert.files import PlacedFile, sha256, write_json
 from model.convert.journal import RECORD, Journal
 from model.convert.plan import ConversionPlan, Output
 from model.convert.prescale import Importance, Prescaling, Scaling
@@ -74,9 +74,10 @@ def convert(
     progress: Progress | None = None,
     workers: int | None = None,
     sync_bytes: int = SYNC_BYTES,
-) -> dict[str, int]:
-    """Writes the checkpoint into `target`, from where the journal is; returns how many infinities
-    were replaced, by tensor. `record` is written as conversion.json.
+) -> dict[str, Any]:
+    """Writes the checkpoint into `target`, from where the journal is; returns what is written as
+    conversion.json: `record`, how many infinities were replaced, by tensor, and the SHA-256 of
+    every weight file.
 
     progress(bytes of the source done, of all). Raises CheckpointError for a NaN, a disk that is
     too small or a source that changed; the journal stays, and the same conversion can go on.
@@ -85,11 +86,12 @@ def convert(
     count = workers or min(MOST_WORKERS, os.cpu_count() or 1)
     with ThreadPoolExecutor(count, "convert") as pool:
         run = _Run(plan, target, journal, influence, progress, sync_bytes)
-        run.all(pool, ahead=count + 1)
+        digests = run.all(pool, ahead=count + 1)
     write_beside(plan, target)
-    write_json(target / RECORD, {**record, "infinities": journal.notes})
+    whole = {**record, "infinities": journal.notes, "sha256": digests}
+    write_json(target / RECORD, whole)
     journal.remove()
-    return journal.notes
+    return whole
 
 
 def check_room(plan: ConversionPlan, target: Path) -> None:
@@ -167,17 +169,21 @@ class _Run:
         self._units = list(units_of(plan))
         self._total = sum(self._source_bytes(unit) for unit in self._units)
 
-    def all(self, pool: ThreadPoolExecutor, ahead: int) -> None:
-        """Writes every file from the first unit that is not durable."""
+    def all(self, pool: ThreadPoolExecutor, ahead: int) -> dict[str, str]:
+        """Writes every file from the first unit that is not durable; returns the digest of each."""
         begin = self._first_needed()
         by_file: dict[int, list[int]] = {}
         for index in range(begin, len(self._units)):
             by_file.setdefault(self._file(index), []).append(index)
         self._done = sum(self._source_bytes(unit) for unit in self._units[:begin])
+        paths = [self._target / file.name for file in self._plan.files]
+        digests = {i: pool.submit(sha256, path) for i, path in enumerate(paths) if i not in by_file}
         made = self._made(pool, range(begin, len(self._units)), ahead)
         with closing(made):
             for number, indices in by_file.items():
                 self._write_file(number, indices, made)
+                digests[number] = pool.submit(sha256, paths[number])  # still in the page cache
+        return {paths[number].name: digests[number].result() for number in range(len(paths))}
 
     def _write_file(self, number: int, indices: list[int], made: Iterator[Any]) -> None:
         planned = self._plan.files[number]

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from model.convert.files import sha256
 from model.convert.rounding import bf16_values, nearest
 from model.convert.source import DTYPES, MTP, data_offsets, open_source
 from model.load_plan import LoadPlan
@@ -68,6 +69,22 @@ def values_finding(codes: Iterable[tuple[str, npt.NDArray[np.uint8]]]) -> Findin
         text = f"{percent}: exponents were rounded to nearest, and large weights are cut off; "
         return Finding("exponents", "bad", text + "converting anew halves the error", figures)
     return Finding("exponents", "good", f"{percent}: nothing is cut off", figures)
+
+
+def files_finding(folder: Path, record: Mapping[str, Any] | None, *, everything: bool) -> Finding:
+    """Whether the weight files are, byte by byte, those that the conversion wrote."""
+    told = (record or {}).get("sha256")
+    if not isinstance(told, Mapping):
+        return Finding("bytes", "unknown", "no record holds digests to compare the files with")
+    if not everything:
+        return Finding("bytes", "unknown", "--all compares the files with the record's digests")
+    there = [name for name in told if (folder / name).is_file()]
+    same = {name for name in there if sha256(folder / name) == told[name]}
+    wrong = [name for name in told if name not in same]
+    figures = {"files": len(told), "changed": wrong}
+    if wrong:
+        return Finding("bytes", "bad", f"not what was written: {', '.join(wrong)}", figures)
+    return Finding("bytes", "good", f"all {len(told)} files are what was written", figures)
 
 
 def awq_finding(

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from model import device
 from model.bytes_read import PARTS, kv_bytes, part_of, state_bytes, weight_bytes
 from model.config import read_config
-from model.convert.findings import Finding, awq_finding, mtp_finding, values_finding
+from model.convert.findings import Finding, awq_finding, files_finding, mtp_finding, values_finding
 from model.convert.journal import FOLDER, RECORD
 from model.convert.report import described
 from model.convert.source import MTP, VISION, data_offsets
@@ -127,7 +127,10 @@ def inspect(folder: Path, *, reference: Path | None = None, everything: bool = F
         if (folder / FOLDER).is_dir():
             problem = f"an unfinished conversion, which the same command goes on with ({error})"
         return Inspection(folder, problem, None, (), _size(folder), 0, (), record)
-    findings = [values_finding(_codes(plan, everything))]
+    findings = [
+        files_finding(folder, record, everything=everything),
+        values_finding(_codes(plan, everything)),
+    ]
     findings += [awq_finding(plan, record, reference), mtp_finding(stored.values())]
     return Inspection(
         folder,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from model.convert import journal as journals
 from model.convert.awq import in_words, plan_prescaling
 from model.convert.convert import UNIT_VALUES, Influence, Progress, check_room, convert
+from model.convert.files import sha256
 from model.convert.imatrix import read_imatrix
 from model.convert.journal import Journal
 from model.convert.plan import ConversionPlan
@@ -64,16 +64,16 @@ class Job:
                 say("going on with an unfinished conversion")
             influence = self._influence(say)
             record = self._record(influence)
-            infinities = convert(
+            whole = convert(
                 self.plan, self.target, journal, influence, record, progress=progress,
                 workers=workers,
             )  # fmt: skip
         finally:
             journal.close()
-        for name, count in infinities.items():
+        for name, count in whole["infinities"].items():
             say(f"{name}: {count} infinities became the largest number of their group")
         say(f"{self.target}: {size_text(self.plan.nbytes)}, {self.plan.recipe.name}")
-        return {**record, "infinities": infinities}
+        return whole
 
     def _check_apart(self) -> None:
         source, target = self.plan.source.folder.resolve(), self.target.resolve()
@@ -127,7 +127,7 @@ def _sha256(file: Path | None) -> str | None:
     if file is None:
         return None
     try:
-        return hashlib.sha256(file.read_bytes()).hexdigest()
+        return sha256(file)
     except OSError as error:
         raise CheckpointError(
             f"{file}: expected an imatrix, found none: {error.strerror}"

@@ -105,6 +105,19 @@ def test_nan_codes_are_found(folders: Path, tmp_path: Path) -> None:
     assert finding(tmp_path / "x", "exponents") == ("bad", "1 groups hold a NaN")
 
 
+def test_changed_bytes_are_found_by_the_records_digests(folders: Path, tmp_path: Path) -> None:
+    plan = plan_conversion(open_source(folders / "original"), RECIPES["ud-mxfp8"])
+    Job(plan, tmp_path / "x", None, "auto", "test").run(None)
+    assert finding(tmp_path / "x", "bytes") == ("good", "all 2 files are what was written")
+    with (tmp_path / "x" / "mtp.safetensors").open("r+b") as file:
+        file.seek(-100, 2)
+        file.write(b"\x01")
+    assert finding(tmp_path / "x", "bytes") == ("bad", "not what was written: mtp.safetensors")
+    assert finding(folders / "original", "bytes")[0] == "unknown"
+    (unread,) = (f for f in inspect(tmp_path / "x").findings if f.about == "bytes")
+    assert (unread.state, "--all" in unread.text) == ("unknown", True)
+
+
 def test_awq_by_record_and_by_the_originals_norms(folders: Path, tmp_path: Path) -> None:
     original = folders / "original"
     assert finding(folders / "made", "AWQ")[0] == "none"
