@@ -16,7 +16,12 @@ from playwright.sync_api import Browser, ConsoleMessage, Error, Locator, Page, s
 
 from tests.conftest import ServerProcess, start_server
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+NAMES = (
+    "chromium",
+    "chromium-browser",
+    "google-chrome",
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+)
 FRANCE = "What is the capital of France?"
 
 
