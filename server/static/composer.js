@@ -25,6 +25,7 @@ export class Composer {
       if (!session.writing) this.#send();
     });
     this.#box.addEventListener("input", () => this.#show());
+    if (!CSS.supports("field-sizing: content")) this.#box.addEventListener("input", () => this.#fit());
     this.#effort.addEventListener("change", () => this.#chooseEffort());
     document.addEventListener("keydown", (event) => {
       if (event.key === "Escape" && session.writing && !document.querySelector("dialog[open]")) this.#stop();
@@ -70,7 +71,14 @@ export class Composer {
     const text = typed(this.#box.value);
     if (!text || this.#session.writing) return;
     this.#box.value = "";
+    this.#box.style.height = "";
     this.#session.send(text);
+  }
+
+  /** As high as its text, in browsers whose style sheets cannot say so. */
+  #fit() {
+    this.#box.style.height = "auto";
+    this.#box.style.height = `${this.#box.scrollHeight}px`;
   }
 
   #stop() {

@@ -33,11 +33,11 @@ class UserMessage {
   update() {
     this.text.textContent = this.node.content;
     const { busy } = this.actions;
-    this.foot.replaceChildren(
+    refill(this.foot, [
       ...switcher(this.conversation, this.node, this.actions),
       copyButton(() => this.node.content, "Copy message"),
       iconButton("edit", "Edit message", () => this.#edit(), { disabled: busy() }),
-    );
+    ]);
   }
 
   #edit() {
@@ -177,16 +177,26 @@ class AnswerMessage {
       return;
     }
     const kept = this.foot.querySelector("details[open]") !== null;
-    this.foot.replaceChildren(
+    refill(this.foot, [
       ...switcher(this.conversation, this.node, this.actions),
       copyButton(() => this.node.content, "Copy answer"),
       iconButton("again", "Regenerate", () => this.actions.regenerate(this.node.id), {
         disabled: this.actions.busy(),
       }),
       ...(figures ? [figures] : []),
-    );
+    ]);
     if (kept && figures) figures.open = true;
   }
+}
+
+/** New buttons for `foot`; the focus stays on the one of the same name. */
+function refill(foot, nodes) {
+  const focused = foot.contains(document.activeElement) ? document.activeElement : null;
+  const label = focused?.getAttribute("aria-label");
+  const opened = focused?.matches("summary");
+  foot.replaceChildren(...nodes);
+  if (label) foot.querySelector(`[aria-label="${label}"]`)?.focus();
+  else if (opened) foot.querySelector("summary")?.focus();
 }
 
 /** Buttons that choose among the versions of a message; none where there is one. */

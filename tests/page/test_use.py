@@ -158,6 +158,19 @@ def test_keyboard_alone(open_chat: Callable[..., Chat], page_server: PageServer)
     expect(box).to_be_focused()
 
 
+def test_the_focus_stays_where_it_is_when_an_answer_ends(chat: Chat):
+    chat.ask(FRANCE)
+    chat.server.arm("hold")
+    try:
+        chat.send("And Italy?")
+        expect(chat.page.locator(".waiting").last).to_be_visible()
+        chat.named("button", "Copy answer").first.focus()
+    finally:
+        chat.server.disarm("hold")
+    assert "Rome" in chat.wait_for_answer()
+    expect(chat.named("button", "Copy answer").first).to_be_focused()
+
+
 def test_dialogs_give_the_focus_back(chat: Chat):
     button = chat.named("button", "Settings")
     button.focus()
