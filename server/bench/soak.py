@@ -24,6 +24,7 @@ from server.bench.workloads import words
 
 SAMPLE_S = 2.0
 IDLE_LIMIT_S = 60.0
+SETTLE_S = 7.0  # connections that are kept alive have been closed by then
 REQUEST_LIMIT_S = 300.0
 
 
@@ -146,10 +147,11 @@ async def soak(
         life.up.set()
 
     await together([look(), kill(), *(one_client(number) for number in range(plan.streams))])
+    seconds = time.perf_counter() - start
     idle = await _idle(client)
     readings.append(await _reading(client, life, start))
+    await asyncio.sleep(SETTLE_S)
     after = process_figures(life.pid) if life.pid is not None else ProcessFigures()
-    seconds = time.perf_counter() - start
     return Soak(plan.streams, seconds, tally, readings, idle, life.number, before, after)
 
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from server.bench import soak as soaking
 from server.bench.ideal import end_tokens
 from server.bench.process_figures import ProcessFigures, process_figures
 from server.bench.servers import DEMO, own_server
@@ -137,8 +138,9 @@ def test_figures_of_this_process() -> None:
 
 
 @pytest.mark.parametrize("broken", [False, True])
-def test_a_soak_of_a_scripted_server(broken: bool) -> None:
+def test_a_soak_of_a_scripted_server(broken: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """The server answers by the seed; the broken one leaves out a piece under load."""
+    monkeypatch.setattr(soaking, "SETTLE_S", 0.0)
     asked = 0
 
     def reply(body: dict[str, Any]) -> Any:
