@@ -64,13 +64,15 @@ def compare(
     others: Sequence[StreamedCheckpoint],
     windows: Sequence[Window],
     *,
+    counted: Sequence[Sequence[bool]] | None = None,
     progress: Progress | None = None,
 ) -> list[Comparison]:
     """Runs them all over the windows. In memory at a time: a layer of the reference or of one of
     the others, and everybody's hidden states.
 
-    `progress(layers done, layers)`. Raises CheckpointError where one is another network,
-    FloatingPointError where an output is not finite.
+    counted: of each window, the tokens whose predictions are compared; None is all that have
+    something before them. `progress(layers done, layers)`. Raises CheckpointError where one is
+    another network, FloatingPointError where an output is not finite.
     """
     for other in others:
         _check_same_network(reference, other)
@@ -93,7 +95,9 @@ def compare(
             )
         if progress is not None:
             progress(index + 1, layers)
-    _predictions(reference, exact, compared, windows)
+    if counted is None:
+        counted = [[True] * len(window) for window in windows]
+    _predictions(reference, exact, compared, windows, counted)
     return compared
 
 
@@ -119,6 +123,7 @@ def _predictions(
     exact: Sequence[mx.array],
     compared: Sequence[Comparison],
     windows: Sequence[Window],
+    counted: Sequence[Sequence[bool]],
 ) -> None:
     """The output heads, a few places at a time. Two of them are in memory."""
     head = reference.head()
@@ -132,13 +137,13 @@ def _predictions(
     importance = moments.imatrix().importance()
     for each in compared:
         own = each.checkpoint.head()
-        for x, y, window in zip(exact, each.hidden, windows, strict=True):
-            for start in range(0, len(window) - 1, places):
-                part = slice(start, min(start + places, len(window) - 1))
-                following = np.array(window[1:])[part]
-                of_reference = log_softmax(np.array(head.logits(x[0, part])))
-                of_other = log_softmax(np.array(own.logits(y[0, part])))
-                each.divergence.add(of_reference, of_other, following)
+        for x, y, window, counts in zip(exact, each.hidden, windows, counted, strict=True):
+            before = np.flatnonzero(counts[1:])
+            for start in range(0, len(before), places):
+                part = before[start : start + places]
+                of_reference = log_softmax(np.array(head.logits(x[0, mx.array(part)])))
+                of_other = log_softmax(np.array(own.logits(y[0, mx.array(part)])))
+                each.divergence.add(of_reference, of_other, np.array(window)[part + 1])
         del own
         for prefix in outside:
             each.errors += layer_errors(reference, each.checkpoint, prefix, importance)

@@ -85,6 +85,17 @@ def test_figures_are_those_of_the_whole_networks(folder: Path) -> None:
     assert curve == sorted(curve)
 
 
+def test_only_what_counts_is_compared(folder: Path) -> None:
+    counted = [[False] * len(window) for window in WINDOWS]
+    counted[0][3] = counted[1][5] = counted[1][6] = True
+    pair = opened(folder, "mlx-bf16"), [opened(folder, "mlx-mxfp4")]
+    (found,) = compare(*pair, WINDOWS, counted=counted)
+    (everywhere,) = compare(*pair, WINDOWS)
+    kl, all_kl = (np.concatenate(each.divergence.kl) for each in (found, everywhere))
+    first = len(WINDOWS[0]) - 1
+    np.testing.assert_allclose(kl, all_kl[[2, first + 4, first + 5]], rtol=1e-3)
+
+
 def test_errors_of_a_known_size(folder: Path) -> None:
     name = "language_model.model.layers.1.mlp.switch_mlp.down_proj.weight"
     other = changed(folder, "known", {name: mx.array(1.01)})
