@@ -19,13 +19,17 @@ How the parts fit, and what they agree on:
   `imatrix.read_importance(file, config) -> Importance`, and
   `awq.plan_prescaling(source, recipe, importance) -> awq.Plan`, whose `scalings` is a Prescaling
   and whose `report` goes to conversion.json (a JSON list, one entry for each group of tensors).
-- `quantize.py`: `quantize(values, spec, importance=None) -> dict[suffix, numpy array as stored]`,
-  `exponent.py`, `e4m3.py`, `e2m1.py`, `affine.py` behind it: numpy only, so every machine
-  writes the same bytes. `dequantize(parts, spec)` is its inverse.
-- `plan.py`: the tensors to be written, their places in the files. `writer.py`, `journal.py`,
-  `convert.py`: streamed there, taken up again where it was killed. `report.py`: in words.
+- `quantize.py`: `quantize(values, spec, importance=None) -> ({suffix: numpy array as stored},
+  infinities replaced)` and `dequantize(parts, spec)`, its inverse; behind them `exponent.py`,
+  `grids.py` (E4M3 and E2M1 as tables), `microscaling.py`, `affine.py`, `rounding.py`,
+  `nibbles.py`: numpy only, so every machine writes the same bytes. Importance is that of inputs
+  before scaling; convert.py divides it by the square of their factors.
+- `plan.py`: the tensors to be written and their places in the files. `job.py`: one conversion as
+  asked for. `convert.py`, `files.py`, `journal.py`: streamed there, taken up again where it was
+  killed. `beside.py`: config.json, index, tokenizer. `report.py`: in words and figures.
+- `inspect.py`, `findings.py`: what is in a checkpoint, and what its values give away.
 
-Vision tensors are kept in bfloat16 as `vision_tower.*`. MTP tensors (`mtp.*`) are kept as they
-are: a name with that prefix always means the original layout, norms without their one and experts
-fused, in a file of its own, mtp.safetensors.
+Vision tensors are kept as `vision_tower.*`, in the dtype they have. MTP tensors (`mtp.*`) are kept
+as they are, in the original layout, norms without their one and experts fused, in a file of their
+own, mtp.safetensors.
 """

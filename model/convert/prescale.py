@@ -42,10 +42,3 @@ class Scaling:
 
 # Tensor name -> its factors.
 Prescaling = Mapping[str, Scaling]
-
-
-def importance_of(importance: Importance | None, module: str, start: int, stop: int) -> Floats:
-    """[1, in], or [stop - start, 1, in] for experts: what weighs the errors of a range of the
-    first axis. Raises KeyError where nothing is known of the module."""
-    vector = (importance or {})[module]
-    return vector[None, :] if vector.ndim == 1 else vector[start:stop, None, :]
