@@ -24,7 +24,7 @@ from model.config import ModelConfig, read_config
 from model.joining import Join, layer_joins
 from model.kernels import Kernels
 from model.load_plan import LoadPlan, PlannedTensor, plan_loading
-from model.loading import resolve
+from model.loading import DEMO_FOLDER, resolve
 from model.network import Layer
 from model.quantized import ExpertLinear
 from model.tensors import parameter_count
@@ -105,8 +105,8 @@ class StreamedCheckpoint:
 
 
 def open_checkpoint(path: str, name: str | None = None) -> StreamedCheckpoint:
-    """A folder, or a hub id, checked by its headers. Raises CheckpointError."""
-    folder = resolve(path)
+    """A folder, a hub id or `demo`, checked by its headers. Raises CheckpointError."""
+    folder = DEMO_FOLDER if path == "demo" else resolve(path)
     config = read_config(folder)
     given = name or folder.resolve().name
     return StreamedCheckpoint(given, folder, config, plan_loading(folder, config))
