@@ -126,6 +126,8 @@ def test_schemathesis(served, scripts, described, method, path, mode):
     def check(case):
         if time.monotonic() > end:
             return
+        if {".", ".."}.intersection((case.path_parameters or {}).values()):
+            return  # to a client these are no names but the folder itself and the one above
         url = served.url + case.formatted_path
         content = json.dumps(case.body, default=str).encode() if method == "POST" else None
         response = served.http.request(method, url, content=content)
