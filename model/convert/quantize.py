@@ -6,6 +6,7 @@ affine.py's. numpy only, the same bytes on every machine.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -97,7 +98,7 @@ def _grid(spec: QuantSpec) -> Grid:
 def _weights(importance: Floats, group_size: int) -> npt.NDArray[np.float64]:
     """[groups of a row, group_size]; None of them zero."""
     weights = importance.astype(np.float64)
-    mean = float(weights.mean())
+    mean = math.fsum(weights) / len(weights)  # exact, whatever the order
     if not np.isfinite(mean) or mean <= 0 or weights.min() < 0:
         return np.ones((1, group_size))
     return (weights / mean + _LEAST_WEIGHT).reshape(-1, group_size)
