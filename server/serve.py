@@ -138,7 +138,7 @@ async def _run(settings: Settings, sockets: list[socket.socket]) -> int:
     if server.should_exit:  # a signal came just before
         await serving
         return 0
-    sys.stderr.write(banner(engine.info, url))
+    sys.stderr.write(banner(engine.info, url, page=settings.page))
     sys.stderr.flush()
     dying = asyncio.create_task(_death(engine))
     awake = asyncio.create_task(stay_awake(lambda: _busy(engine)))
@@ -231,12 +231,14 @@ def address(sock: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def banner(info: ModelInfo, url: str) -> str:
+def banner(info: ModelInfo, url: str, *, page: bool) -> str:
     """What a newcomer needs to see: where, which model, and a line to try."""
     lines = [
         f"mxserve {__version__} is ready at {url}/v1",
         f"model: {info.id} (context {info.context_length:,} tokens)",
     ]
+    if page:
+        lines.append(f"in a browser: {url}/")
     if info.is_demo:
         lines.append("demo model: tiny, made to try the server; --model PATH|ID serves a real one")
     body = '{"messages": [{"role": "user", "content": "What is the capital of France?"}]}'

@@ -41,6 +41,7 @@ def wait_for(condition, seconds=10.0):
 
 
 def test_banner(live_server):
+    assert f"in a browser: {live_server.url}/\n" in live_server.output
     assert "demo model" in live_server.output
     assert "curl http://" in live_server.output
 
