@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import plistlib
 import stat
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from server.service import main
+from server.service.definition import program
 from tests.server.service.conftest import Machine
 
 TARGET = f"gui/{os.getuid()}/mxserve"
@@ -184,3 +186,20 @@ def test_launchctl_that_refuses_is_told(machine: Machine, capsys: pytest.Capture
 def test_elsewhere_there_is_no_service(machine: Machine, capsys: pytest.CaptureFixture[str]):
     assert main(["status"], platform="win32") == 1
     assert "not on win32" in capsys.readouterr().err
+
+
+def test_a_name_on_path_outlives_the_folder_of_a_version(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+):
+    version = machine.home / "1.0" / "bin"
+    version.mkdir(parents=True)
+    (version / "mxserve").write_text("#!/bin/sh\n")
+    (version / "mxserve").chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(version / "python"))
+    assert program() == (str(version / "mxserve"),)
+    named = machine.state.parent / "bin" / "mxserve"
+    named.symlink_to(version / "mxserve")
+    assert program() == (str(named),)
+    named.unlink()
+    (version / "mxserve").unlink()
+    assert program() == (str(version / "python"), "-P", "-m", "server")
