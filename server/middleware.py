@@ -55,7 +55,9 @@ class RequestId:
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _CLIENT_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
         path = scope.get("raw_path", b"").decode("latin-1")[:200]
+        client = (scope.get("client") or ("",))[0]
         record = RequestRecord(request_id, scope["method"][:20], path)
+        record.client = None if client in ("", "127.0.0.1", "::1") else client
         state = scope.setdefault("state", {})
         state["request_id"], state["record"] = request_id, record
         current.set(record)

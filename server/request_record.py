@@ -15,15 +15,16 @@ current: ContextVar[RequestRecord | None] = ContextVar("mxserve_request", defaul
 
 @dataclass(slots=True)
 class RequestRecord:
-    """Times in seconds; `began` on the monotonic clock. route: the path's pattern, "" where there
-    is none; key: the name of the key that was presented; tokens: of all prompts and choices that
-    were made for it; finish: the reason of the choice that ended last, or the code of the error;
-    ttft_s: from the request's first line to the first piece of its answer."""
+    """Times in seconds; `began` on the monotonic clock. client: another machine's address; route:
+    the path's pattern, "" where there is none; key: the name of the key that was presented; tokens:
+    of all prompts and choices that were made for it; finish: the reason of the choice that ended
+    last, or the code of the error; ttft_s: from the request's head to its answer's first piece."""
 
     id: str
     method: str
     path: str
     began: float = field(default_factory=time.monotonic)
+    client: str | None = None
     route: str = ""
     status: int = 0
     key: str | None = None
@@ -54,6 +55,7 @@ class RequestRecord:
             "status": self.status,
             "id": self.id,
             "route": self.route or None,
+            "client": self.client,
             "key": self.key,
             "model": self.model,
             "prompt_tokens": self.prompt_tokens,

@@ -13,6 +13,9 @@ from starlette.requests import Request
 
 from server.api.errors import HTTP_ERRORS, ApiError
 
+MAX_HELD_BYTES = 512 * 1024 * 1024  # of all bodies that are being received
+_held_bytes = 0
+
 
 def _refuse(status: int, message: str) -> ApiError:
     kind = HTTP_ERRORS[status]
@@ -23,8 +26,9 @@ async def read_object(request: Request, *, max_bytes: int, timeout_s: float) -> 
     """The body as a dict.
 
     Raises ApiError: 413 past `max_bytes` (before the rest is read), 408 when the body takes
-    longer than `timeout_s` seconds, 415 for a compressed body, 400 for anything that is not one
-    JSON object in UTF-8 (NaN, lone surrogates and extreme nesting included).
+    longer than `timeout_s` seconds, 415 for a compressed body, 503 while MAX_HELD_BYTES of bodies
+    are being received, 400 for anything that is not one JSON object in UTF-8 (NaN, lone surrogates
+    and extreme nesting included).
     """
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("", "identity"):
@@ -42,12 +46,24 @@ async def _read(request: Request, max_bytes: int) -> bytearray:
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared[:20]) > max_bytes:
         raise too_large
+    global _held_bytes
     raw = bytearray()
-    async for chunk in request.stream():
-        if len(raw) + len(chunk) > max_bytes:
-            raise too_large
-        raw += chunk
+    try:
+        async for chunk in request.stream():
+            if len(raw) + len(chunk) > max_bytes:
+                raise too_large
+            raw += chunk
+            _held_bytes += len(chunk)
+            if _held_bytes > max(MAX_HELD_BYTES, 2 * max_bytes):
+                raise _busy()
+    finally:
+        _held_bytes -= len(raw)
     return raw
+
+
+def _busy() -> ApiError:
+    text = "Too many requests are being received at once. Please try again."
+    return ApiError(text, status=503, type="server_error", code="unavailable")
 
 
 def parse_object(raw: bytes | bytearray) -> dict[str, Any]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import time
 
 import pytest
+from starlette.types import Message, Receive, Scope, Send
 
 from server.engine.errors import QueueFull
 from server.engine.events import ContentDelta, Started
+from server.middleware import RequestId
 
 SECRET = "what-nobody-may-read"
 
@@ -86,6 +89,24 @@ def test_every_answer_has_an_id(served):
     assert reply.headers["x-request-id"]
     assert served.http.get("/v1/models", headers={"Host": "evil"}).headers["x-request-id"]
     assert served.http.post("/v1/chat/completions", content="{").headers["x-request-id"]
+
+
+@pytest.mark.parametrize(("address", "told"), [("192.0.2.7", "192.0.2.7"), ("::1", None)])
+def test_another_machine_is_told_by_its_address(address, told):
+    ended = []
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+
+    async def nothing() -> Message:
+        return {"type": "http.request"}
+
+    async def taken(message: Message) -> None:
+        assert message["status"] == 204
+
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": [], "client": (address, 1)}
+    asyncio.run(RequestId(answer, ended.append)(scope, nothing, taken))
+    assert ended[0].fields().get("client") == told
 
 
 def test_probes_are_told_of_only_where_they_fail(served, line):

@@ -7,11 +7,12 @@ import contextlib
 import json
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import psutil
 import pytest
 
+from server.api import body as body_module
 from server.engine.events import ContentDelta, Started
 from server.middleware import MAX_HEADERS
 
@@ -21,7 +22,13 @@ BODY = {"messages": [{"role": "user", "content": "x"}]}
 
 @pytest.fixture(scope="module")
 def server(launch):
-    return launch(header_timeout=0.5, body_timeout=0.5, send_timeout=1, max_connections=50)
+    return launch(
+        header_timeout=0.8,
+        body_timeout=0.8,
+        send_timeout=1.5,
+        max_connections=50,
+        max_body_bytes=200_000,
+    )
 
 
 @contextlib.contextmanager
@@ -54,6 +61,22 @@ def goes_on_until_cut(sock: socket.socket, piece: bytes, seconds: float) -> bool
                     return True
         return False
     return True
+
+
+def held(server, sock: socket.socket) -> bool:
+    """Whether the server has its end of this connection open."""
+    ours = sock.getsockname()[1]
+    return any(
+        c.laddr.port == server.port and c.raddr and c.raddr.port == ours
+        for c in psutil.Process().net_connections()
+    )
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.02)
 
 
 def serves(server) -> bool:
@@ -107,19 +130,42 @@ def test_the_rest_of_a_body_behind_its_answer_has_an_end(server):
 
 def test_a_reader_of_a_whole_answer_that_takes_nothing_is_cut(server, scripts):
     """Its answer is done, its connection would stay."""
-    process = psutil.Process()
     server.engine.script = [
         Started(1, 0), ContentDelta(0, "x" * 30_000_000), scripts.finished(),
     ]  # fmt: skip
     with connected(server, buffer=4096) as sock:
-        before = len(process.net_connections())
         body = json.dumps(BODY).encode()
         sock.sendall(POST + b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
-        end = time.monotonic() + 10
-        while len(process.net_connections()) >= before:
-            assert time.monotonic() < end
-            time.sleep(0.05)
+        wait_for(lambda: held(server, sock))
+        wait_for(lambda: not held(server, sock))
     server.engine.script = scripts.answer()
+
+
+def test_a_reader_of_a_stream_that_takes_nothing_is_cut(server, scripts):
+    """Its work ends and its connection is closed, though what it did not take cannot be sent."""
+    server.engine.script = [Started(1, 0), *[ContentDelta(0, "x" * 65536)] * 1000]
+    with connected(server, buffer=4096) as sock:
+        body = json.dumps({**BODY, "stream": True}).encode()
+        sock.sendall(POST + b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
+        wait_for(lambda: held(server, sock))
+        wait_for(lambda: not held(server, sock))
+        assert server.engine.streams[-1].cancelled.is_set()
+    server.engine.script = scripts.answer()
+
+
+def test_bodies_that_are_being_received_have_a_bound_together(server, monkeypatch):
+    """Who comes beyond it is told, at once; afterwards there is room again."""
+    monkeypatch.setattr(body_module, "MAX_HELD_BYTES", 0)
+    with contextlib.ExitStack() as crowd:
+        socks = [crowd.enter_context(connected(server)) for _ in range(3)]
+        for sock in socks:
+            head = POST + b"Connection: close\r\nContent-Length: 200000\r\n\r\n"
+            with contextlib.suppress(OSError):
+                sock.sendall(head + b" " * 199_999)
+        found = [answer(sock)[:12] for sock in socks]
+    assert found.count(b"HTTP/1.1 503") == 1, "two are within it, and time out"
+    assert server.chat().status_code == 200
+    assert body_module._held_bytes == 0
 
 
 def test_a_slow_reader_who_reads_gets_all(server, scripts):
