@@ -169,7 +169,7 @@ class Connection(H11Protocol):
         self._sending = None
         unsent = self.transport.get_write_buffer_size()
         if unsent and unsent >= self._unsent and self._stuck():
-            log.warning("a reader took nothing for %g s: it was cut", self.limits.send_s)
+            log.warning("a reader stopped reading for %g s; it was cut", self.limits.send_s)
             self.transport.abort()
             return
         self._watch_sending()
