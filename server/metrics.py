@@ -204,10 +204,10 @@ def _loads(state: Health, model: str) -> Iterator[Metric]:
 
 def _speculation(state: Health) -> Iterator[Metric]:
     """Tokens that were drafted and those that were right, where the engine drafts."""
-    counts: Mapping[str, int] = getattr(state, "speculation", None) or {}
+    counts: Mapping[str, int] = getattr(state, "mtp", None) or {}
     model = state.model.id if state.model else ""
     for name, key, text in (
-        ("num_drafts", "drafts", "Steps with drafted tokens."),
+        ("num_drafts", "steps", "Steps with drafted tokens."),
         ("num_draft_tokens", "drafted", "Tokens drafted."),
         ("num_accepted_tokens", "accepted", "Drafted tokens that were right."),
     ):

@@ -29,7 +29,7 @@ def figures() -> dict[str, set[str]]:
         status="ready", active=1, queued=0, last_step_age_s=None, cache_bytes=1, cache_entries=1,
         model=SimpleNamespace(id="m"), slots=4, memory={"active_bytes": 1}, disk_cache_bytes=1,
         model_state="loaded", uptime_s=1.0,
-        speculation={"drafts": 1, "drafted": 2, "accepted": 1},
+        mtp={"steps": 1, "drafted": 2, "accepted": 1},
     )  # fmt: skip
     metrics = Metrics(
         lambda: health,  # type: ignore[arg-type]
