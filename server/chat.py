@@ -26,6 +26,7 @@ from server.chat_sources import (
     Source,
 )
 from server.ctrl_c import ctrl_c_heard
+from server.keys import clients_key
 
 HELP = """/effort LEVEL   how much to think: none, minimal, low, medium, high, xhigh, max
 /reset          forget the conversation
@@ -242,7 +243,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.model:
         source = EngineSource(None if options.model == "demo" else options.model)
     else:
-        source = ServerSource(options.url, os.environ.get("MXSERVE_API_KEY"))
+        source = ServerSource(options.url, clients_key())
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 - gives input() a history and line editing
     status = Chat(source, Conversation(options.system, options.effort), Screen()).run()

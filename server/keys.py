@@ -62,6 +62,11 @@ def new_key() -> str:
     return PREFIX + secrets.token_urlsafe(32)
 
 
+def clients_key() -> str | None:
+    """What a client of this package presents: the first of MXSERVE_API_KEY, where there is one."""
+    return os.environ.get("MXSERVE_API_KEY", "").split(",")[0].strip() or None
+
+
 def read_key_file(path: Path) -> list[KeyRecord]:
     """The keys in a key file; none where there is no such file. Raises KeyFileError, also where
     others than its owner may write to it."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import signal
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from server.bench.client import BenchError, ChatClient
 from server.bench.ideal import end_tokens
 from server.bench.servers import DEMO, OURS
 from server.bench.workloads import Measurement
+from server.keys import clients_key
 
 ENDED = 130  # exit status of what was interrupted
 DEFAULT_SIZES = (128, 928, 3000)
@@ -141,7 +141,7 @@ def checkpoint_folder(model: str | None) -> Path | None:
 def _measure(
     options: argparse.Namespace, folder: Path | None
 ) -> tuple[dict[str, list[Measurement]], dict[str, Any]]:
-    key = os.environ.get("MXSERVE_API_KEY") if options.url else None
+    key = clients_key() if options.url else None
     banned = _end_tokens(folder, options.url)
     load_before = report.load_average()
     with ExitStack() as open_:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
-import os
 import sys
 import tempfile
 import time
@@ -27,6 +26,7 @@ from server.bench.serve_report import Rounds
 from server.bench.servers import DEMO, OURS, ServerProcess
 from server.bench.streams import StreamClient
 from server.bench.workloads import Filler
+from server.keys import clients_key
 
 STREAMS = (1, 2, 4, 8, 16)
 ENDLESS_TOKENS = 16_384
@@ -124,7 +124,7 @@ def _start(options: argparse.Namespace, folder: Path | None, open_: ExitStack) -
     found: dict[str, Server] = {}
     names = list(dict.fromkeys(options.vs))
     if options.url:
-        key = os.environ.get("MXSERVE_API_KEY")
+        key = clients_key()
         with ChatClient(options.url, api_key=key) as client:
             found[OURS] = Server(options.url, client.model_id(), key)
     else:

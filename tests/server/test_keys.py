@@ -11,7 +11,15 @@ import pytest
 
 from server import keys
 from server.key_command import main
-from server.keys import KeyFileError, KeyRecord, KeyRing, new_key, read_key_file, write_key_file
+from server.keys import (
+    KeyFileError,
+    KeyRecord,
+    KeyRing,
+    clients_key,
+    new_key,
+    read_key_file,
+    write_key_file,
+)
 
 
 @pytest.fixture
@@ -171,6 +179,14 @@ def test_a_running_ring_follows_its_file(path, monkeypatch):
     now[0] += 2 * keys.LOOK_EVERY_S
     assert ring.name_of("2") is None, "a file that is gone has no keys"
     assert ring, "and a key is needed all the same"
+
+
+@pytest.mark.parametrize(("value", "key"), [("a", "a"), ("a, b", "a"), ("", None), (None, None)])
+def test_a_client_presents_the_first_of_several(monkeypatch, value, key):
+    monkeypatch.delenv("MXSERVE_API_KEY", raising=False)
+    if value is not None:
+        monkeypatch.setenv("MXSERVE_API_KEY", value)
+    assert clients_key() == key
 
 
 def test_the_format_is_written_down(path):
