@@ -17,6 +17,7 @@ from model.convert.plan import ConversionPlan
 from model.convert.report import size_text, summary
 from model.errors import CheckpointError
 
+_TOLD_EVERY = 10  # norms
 FORMAT = 1  # of what is written; a change of it makes an unfinished conversion another one
 
 Say = Callable[[str], None]
@@ -94,7 +95,12 @@ class Job:
         saved = journals.saved_prescaling(self.target)
         if saved is None:
             say("AWQ: measuring where scaling lowers the error")
-            found = plan_prescaling(self.plan.source, self.plan.recipe, importance)
+
+            def told(done: int, total: int) -> None:
+                if done % _TOLD_EVERY == 0 and done < total:
+                    say(f"AWQ: {done} of {total} norms")
+
+            found = plan_prescaling(self.plan.source, self.plan.recipe, importance, progress=told)
             saved = found.scalings, found.report
             journals.save_prescaling(self.target, *saved)
         scalings, report = saved
