@@ -29,6 +29,18 @@ def table(figures: Figures) -> str:
     return aligned([list(_HEAD), *rows])
 
 
+def markdown(figures: Figures) -> str:
+    """The same as a table for a page, without what small sizes and texts make meaningless."""
+    head = ["", "bits/weight", "KL mean", "p50", "p99", "max", "top-1", "router", "AWQ: norms"]
+    rows = [head, ["---"] * len(head)]
+    for name, found in figures.items():
+        kl = [f"{found[f'kl_{which}']:.2e}" for which in ("mean", "p50", "p99", "max")]
+        shares = [f"{found[which]:.2%}" for which in ("top1", "router_agreement")]
+        bits = f"{found['bits_per_weight']:.2f}"
+        rows.append([name, bits, *kl, *shares, found.get("norms_scaled", "")])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
 def page(reference: str, experts: int, figures: Figures) -> str:
     """Everything: the table, routers by layer, the worst matrices."""
     perplexity = next(iter(figures.values()))["reference_perplexity"]
