@@ -147,6 +147,8 @@ BODIES = {
         "name": "x", "schema": {"$ref": "#"}}}),
     "a schema from elsewhere": chat(response_format={"type": "json_schema", "json_schema": {
         "name": "x", "schema": {"$ref": "http://127.0.0.1:1/s.json"}}}),
+    "a schema of 90 levels": chat(response_format={"type": "json_schema", "json_schema": {
+        "name": "x", "schema": json.loads('{"items":' * 90 + "{}" + "}" * 90)}}),
     "a hostile regular expression": chat(structured_outputs={"regex": "(a+)+b(?=c)"}),
     "a grammar that is none": chat(structured_outputs={"grammar": "\0"}),
     "another effort": chat(reasoning_effort="a" * 10_000),

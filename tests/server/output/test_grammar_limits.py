@@ -16,6 +16,9 @@ from server.output.vocabulary import Vocabulary
 from tests.server.output.grammar_tools import GRAMMARS, TOKENIZER, answers
 
 OPTIONAL = {"type": "object", "properties": {f"p{i}": {"type": "string"} for i in range(3000)}}
+NESTED: dict[str, Any] = {"type": "string"}
+for _ in range(300):
+    NESTED = {"type": "array", "items": NESTED}
 STATES = "[a-z ]*(a|b)[a-z ]{2000}"  # every token read makes states that were not there
 
 
@@ -29,6 +32,7 @@ def compiled(kind: Any, value: Any) -> Constraint:
     [
         ("json_schema", {"enum": ["x" * 1000 + str(i) for i in range(300)]}),
         ("json_schema", OPTIONAL),
+        ("json_schema", NESTED),
         ("json_schema", {"type": "integer", "multipleOf": 982451653}),
         ("json_schema", {"allOf": [{"pattern": f"^.*{c}.{{60}}$"} for c in "abcdefgh"]}),
         ("json_schema", {"$ref": "#"}),
