@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from model.convert.imatrix import Imatrix
     from model.quality.streaming import StreamedCheckpoint
 
-EXIT_FAILED = 1
+EXIT_FAILED, EXIT_STOPPED = 1, 130
 
 
 def parser() -> argparse.ArgumentParser:
@@ -84,6 +84,9 @@ def main(argv: Sequence[str]) -> int:
     except (CheckpointError, ValueError, OSError, FloatingPointError) as error:
         print(f"mxserve imatrix: {error}", file=sys.stderr)
         return EXIT_FAILED
+    except KeyboardInterrupt:
+        print("\nmxserve imatrix: stopped", file=sys.stderr)
+        return EXIT_STOPPED
     print(summary(checkpoint, imatrix, options.output, sum(map(len, found))))
     return 0
 

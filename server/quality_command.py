@@ -13,7 +13,7 @@ from model.errors import CheckpointError
 from model.quality.report import page
 from model.quality.text import TOKENS, read_text, windows
 from server.bench.chart import Panel, svg
-from server.imatrix_command import EXIT_FAILED, add_text_flags, layers_done
+from server.imatrix_command import EXIT_FAILED, EXIT_STOPPED, add_text_flags, layers_done
 
 if TYPE_CHECKING:
     from model.quality.compare import Comparison
@@ -67,6 +67,9 @@ def main(argv: Sequence[str]) -> int:
     except (CheckpointError, ValueError, OSError, FloatingPointError) as error:
         print(f"mxserve quality: {error}", file=sys.stderr)
         return EXIT_FAILED
+    except KeyboardInterrupt:
+        print("\nmxserve quality: stopped", file=sys.stderr)
+        return EXIT_STOPPED
     figures = {each.checkpoint.name: each.to_json() for each in compared}
     if options.json:
         print(json.dumps(figures, indent=2))

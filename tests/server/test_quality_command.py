@@ -55,6 +55,17 @@ def test_the_table_has_a_line_for_each(folder: Path, capsys: pytest.CaptureFixtu
     assert any("mxfp8  model.layers." in line for line in lines)
 
 
+def test_ctrl_c_is_no_traceback(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*arguments: object, **flags: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("model.quality.compare.compare", stopped)
+    assert run(folder, str(folder / "mlx-ud-mxfp8")) == 130
+    assert capsys.readouterr().err == "\nmxserve quality: stopped\n"
+
+
 def test_bad_arguments_are_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(folder, str(folder / "mlx-ud-mxfp8"), f"mlx-ud-mxfp8={folder / 'mlx-affine8'}") == 1
     assert "two checkpoints are named mlx-ud-mxfp8" in capsys.readouterr().err
