@@ -119,6 +119,7 @@ class Worker:
         self._durations = {kind: Durations() for kind in ("decode", "prefill", "admit")}
         self._cache: PromptCache | None = None  # for its figures
         self._unload = IdleUnload(limits.idle_unload_s, clock)
+        self._fingerprint: str | None = None  # of the model that tokenizer and template are of
         # Once loaded, the TurnMemory and what compiles grammars.
         self.turns: Any = None
         self.grammars: Grammars | None = None
@@ -334,6 +335,9 @@ class Worker:
         """Loads the model and what belongs to it. Turns and grammars outlive an unloading: they
         hold no arrays, and grammars take seconds to make."""
         model = self._backend.load()
+        if self._fingerprint not in (None, model.fingerprint):
+            raise ValueError("another checkpoint is in its place; restart the server to serve it")
+        self._fingerprint = model.fingerprint
         model.warm_up()
         closing = model.tokenizer.encode(self._closing_text, allow_special=True)
         grammars = self.grammars or self._backend.grammars(model)

@@ -28,6 +28,7 @@ class Loads:
     made: list[weakref.ref[Model]] = field(default_factory=list)
     freed: int = 0
     grammars: int = 0
+    fingerprint: str = "fake"
     gate: threading.Event = field(default_factory=threading.Event)
     fault: BaseException | None = None
     tell: Any = None
@@ -43,7 +44,7 @@ class Loads:
             if self.fault is not None:
                 fault, self.fault = self.fault, None
                 raise fault
-            model = Model()
+            model = Model(fingerprint=self.fingerprint)
             self.made.append(weakref.ref(model))
             return model
 
@@ -169,6 +170,23 @@ def test_a_load_that_fails_is_told_and_the_next_request_tries_again():
         assert isinstance(told.error, LoadFailed)
         assert "the disk with the weights is gone" in str(told.error)
         assert engine.health().status == "ready"
+        assert await said(engine, "two") == "two"
+
+    run(loads, test)
+
+
+def test_another_checkpoint_in_its_place_is_not_served():
+    """Its tokenizer and template would be those of the one before."""
+    loads = Loads()
+
+    async def test(engine: Engine) -> None:
+        await until(engine, "unloaded")
+        loads.fingerprint = "another"
+        told = await Lab.read(await engine.submit(Lab.request("say one")))
+        assert isinstance(told.error, LoadFailed)
+        assert "restart" in str(told.error)
+        assert loads.alive == 0
+        loads.fingerprint = "fake"
         assert await said(engine, "two") == "two"
 
     run(loads, test)
