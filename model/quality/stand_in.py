@@ -43,6 +43,7 @@ def write_demo_stand_in(folder: Path, seed: int = 0) -> None:
         shutil.copy(DEMO_FOLDER / name, folder / name)
     config = json.loads((DEMO_FOLDER / "config.json").read_text())
     kept = {k: v for k, v in config.items() if k not in ("quantization", "quantization_config")}
+    kept["text_config"].pop("mtp_num_hidden_layers", None)  # its tensors stay behind
     (folder / "config.json").write_text(json.dumps(kept, indent=2) + "\n")
     demo = open_checkpoint(str(DEMO_FOLDER))
     stored = mx.load(str(DEMO_FOLDER / "model.safetensors"))
