@@ -73,7 +73,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_bytes(
 ) -> None:
     monkeypatch.setattr(running, "UNIT_VALUES", 20_000)
     whole = tmp_path / "whole"
-    job_of(original, whole, shard_bytes=700_000).run(None)
+    job_of(original, whole, shard_bytes=700_000).run(None, workers=1)
     target = tmp_path / "killed"
     random, kills = np.random.default_rng(7), 0
     while run_killed(original, target, int(random.integers(1, 120))) == -signal.SIGKILL:
