@@ -284,13 +284,13 @@ class Worker:
 
     def _unloaded_figures(self) -> Figures:
         """Frees what is left of the model, of which nothing is held by now."""
-        disk_bytes = self.figures.disk_bytes
-        limit = self._figures.memory.get("limit_bytes", 0)
+        before = self.figures
+        limit = before.memory.get("limit_bytes", 0)
         self._cache = None
         gc.collect()
         active = self._backend.free()
         memory = {"active_bytes": active, "peak_bytes": active, "limit_bytes": limit}
-        return Figures(memory=memory, disk_bytes=disk_bytes)
+        return replace(before, cache_bytes=0, cache_entries=0, memory=memory)
 
     def _wait_for_a_job(self) -> bool:
         """Whether one came, rather than the end."""
