@@ -6,7 +6,7 @@ Knows arrays and files, nothing about the network's computation.
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -65,16 +65,30 @@ def load_weights(
     """
     plan = plan or plan_loading(folder, config)
     specs = {} if dequantize else {tensor.module: tensor.spec for tensor in plan.tensors}
-    joined = list(joins(config, specs.get))
-    loader = _Loader(plan, joined, compute_dtype, dequantize, progress)
-    loader.run()
+    arrays, quantized = load_planned(
+        plan, joins(config, specs.get), compute_dtype, dequantize=dequantize, progress=progress
+    )
     return Weights(
-        arrays=loader.arrays,
-        quantized=loader.quantized,
+        arrays=arrays,
+        quantized=quantized,
         set_aside=plan.set_aside,
         bytes_on_disk=sum(file.stat().st_size for file in plan.files),
         fingerprint=fingerprint(folder),
     )
+
+
+def load_planned(
+    plan: LoadPlan,
+    joined: Iterable[Join],
+    dtype: mx.Dtype,
+    *,
+    dequantize: bool,
+    progress: Progress | None = None,
+) -> tuple[dict[str, mx.array], dict[str, QuantSpec]]:
+    """`arrays` and `quantized` (see Weights) of a plan."""
+    loader = _Loader(plan, list(joined), dtype, dequantize, progress)
+    loader.run()
+    return loader.arrays, loader.quantized
 
 
 def dequantize_fits(folder: Path, config: ModelConfig, device: DeviceInfo) -> bool:

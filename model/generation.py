@@ -15,6 +15,9 @@ import mlx.core as mx
 
 from model.constraint import TokenConstraint
 from model.lane import Lane, Row
+from model.mtp import WINDOW
+from model.mtp_lane import MtpLane
+from model.mtp_state import MtpState
 from model.sampler import SamplerRow
 from model.sampling import SamplingParams
 from model.scores import TokenScores, read
@@ -31,7 +34,7 @@ class Generation:
         self._steps = steps
         self._sampling = sampling
         self.row = Row(SequenceState(steps.network.config, steps.network.dtype))
-        self.lane: Lane | None = None
+        self.lane: Lane | MtpLane | None = None
         self._prompt_length = 0
         self._seed = sampling.seed
 
@@ -69,6 +72,7 @@ class Generation:
         self._rest()
         other = Generation(self._steps, sampling)
         other.row = Row(self.row.state.fork(), list(self.row.tokens))
+        other.row.mtp = None if self.row.mtp is None else self.row.mtp.copy()
         return other
 
     def resume(self, sampling: SamplingParams) -> None:
@@ -76,7 +80,7 @@ class Generation:
         prefilled after the fed tokens, to be decoded with `sampling`."""
         self._rest()
         self._sampling, self._seed = sampling, sampling.seed
-        self.row = Row(self.row.state, self.row.tokens)
+        self.row = Row(self.row.state, self.row.tokens, mtp=self.row.mtp)
 
     def prefill(self, tokens: Sequence[int]) -> None:
         """Feeds tokens and waits for the device. Long prompts come in several calls: between them
@@ -86,9 +90,9 @@ class Generation:
             return
         self._rest()
         state = self.row.state
-        self._steps.prefill(state, list(tokens))
+        hidden = self._steps.prefill(state, list(tokens))
         self.row.tokens.extend(tokens)
-        mx.eval(state.layers.bodies(), state.layers.moving())
+        mx.eval(state.layers.bodies(), state.layers.moving(), *self._noted(hidden))
 
     def score(self, tokens: Sequence[int], following: Sequence[int], top: int) -> list[TokenScores]:
         """As prefill(); tells the scores of the token after each of `tokens`, and of the `top`
@@ -98,8 +102,33 @@ class Generation:
         hidden = self._steps.prefill(state, list(tokens))
         self.row.tokens.extend(tokens)
         found = self._steps.score(hidden, list(following))
-        mx.eval(state.layers.bodies(), state.layers.moving(), *found)
+        noted = self._noted(hidden)
+        mx.eval(state.layers.bodies(), state.layers.moving(), *found, *noted)
         return read(found, top)
+
+    def _noted(self, hidden: mx.array) -> list[mx.array]:
+        """Keeps the hidden vectors [1, T, H] of a chunk just fed for the MTP head, where they may
+        be used; returns what is to be computed for that."""
+        mtp, row = self._steps.mtp, self.row
+        if mtp is None or not mtp.policy.may_pay():
+            row.mtp = None
+            return []
+        if row.mtp is None:
+            row.mtp = MtpState()
+        fed = hidden.shape[1]
+        normed = self._steps.network.normed(hidden[:, -WINDOW:])
+        row.mtp.add(normed, len(row.tokens) - normed.shape[1], whole=normed.shape[1] == fed)
+        return [] if row.mtp.hidden is None else [row.mtp.hidden]
+
+    def depth(self, rows: int) -> int:
+        """How many tokens it guesses in its next step, among `rows` rows: none while its rules hold
+        or where the policy says so."""
+        mtp, row = self._steps.mtp, self.row
+        if mtp is None or row.ruled:
+            return 0
+        if row.constraint is not None and any(generated for _, generated in row.forced):
+            return 0  # what closes a thought may wake it
+        return mtp.depth(row, rows)
 
     @property
     def scored(self) -> TokenScores | None:
@@ -156,14 +185,29 @@ class Generation:
         """
         if token is not None:
             self.begin(token)
-        if self.lane is None:
-            lane = Lane(self._steps)
-            lane.join(self.row)
-            self.lane = lane
-        while True:
-            (value,) = self.lane.step()
+        row = self.row
+        if row.forced:
+            row.told.clear()
+        while not row.told:
+            value = self.advance()
             if value is not None:
                 return value
+        return row.take()
+
+    def advance(self) -> int | None:
+        """One step of a generation that decodes alone, after begin(). Returns the token it goes on
+        by; None where that was forced, or where it speculates: then they are in `row.told`."""
+        if self.lane is None:
+            depth, mtp = self.depth(1), self._steps.mtp
+            lane = Lane(self._steps) if not depth or mtp is None else MtpLane(mtp.steps, depth)
+            lane.join(self.row)
+            self.lane = lane
+        if isinstance(self.lane, Lane):
+            return self.lane.step()[0]
+        while self.row.told:  # nobody wanted to know
+            self.row.take()
+        self.lane.step()
+        return None
 
     def force(self, tokens: Sequence[int]) -> None:
         """Feeds `tokens` after the last returned one in place of what was sampled there, one in

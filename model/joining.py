@@ -37,12 +37,16 @@ class Join:
 
 def joins(config: ModelConfig, spec_of: SpecOf) -> Iterator[Join]:
     """What is joined in the layers of a network whose matrices are stored as `spec_of` says."""
-    as_one_more = config.shared_expert_intermediate_size == config.moe_intermediate_size
     for index, kind in enumerate(config.layer_types):
-        layer = f"model.layers.{index}"
-        possible = list(_mixer(layer, kind))
-        possible += _experts(f"{layer}.mlp", spec_of, as_one_more=as_one_more)
-        yield from (join for join in possible if _stored_alike(join, spec_of))
+        yield from layer_joins(config, f"model.layers.{index}", kind, spec_of)
+
+
+def layer_joins(config: ModelConfig, layer: str, kind: str, spec_of: SpecOf) -> Iterator[Join]:
+    """The same of one layer, whose tensors' names begin with `layer`."""
+    as_one_more = config.shared_expert_intermediate_size == config.moe_intermediate_size
+    possible = list(_mixer(layer, kind))
+    possible += _experts(f"{layer}.mlp", spec_of, as_one_more=as_one_more)
+    yield from (join for join in possible if _stored_alike(join, spec_of))
 
 
 def join_arrays(groups: list[list[mx.array]]) -> mx.array:

@@ -9,15 +9,20 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
 from model.constraint import Mask, TokenConstraint, stacked
 from model.lane_state import LaneState
+from model.mtp_policy import Pace
 from model.sampler import Arrays, SamplerRow, Variant, gather
 from model.scores import Scores, TokenScores, read
 from model.state import SequenceState
 from model.steps import Steps
+
+if TYPE_CHECKING:
+    from model.mtp_state import MtpState
 
 
 @dataclass(eq=False, slots=True)
@@ -30,6 +35,10 @@ class Row:
     accepted `accepted` of the tokens. top: how many likeliest tokens are told with the scores of
     each, None for no scores; found: the scores of `sampled`; scored: those of the token that step()
     returned last.
+
+    For rows that speculate (mtp_lane.py): told: tokens to take() with their scores, of which
+    `taken` were taken since the last step; mtp: what the head has of the sequence; outcomes:
+    (guesses, accepted ones) of the steps that the policy was not told of; pace: what it knows.
     """
 
     state: SequenceState
@@ -42,6 +51,28 @@ class Row:
     top: int | None = None
     found: Scores | None = None
     scored: TokenScores | None = None
+    told: deque[tuple[int, TokenScores | None]] = field(default_factory=deque)
+    taken: int = 0
+    mtp: MtpState | None = None
+    outcomes: list[tuple[int, int]] = field(default_factory=list)
+    pace: Pace = field(default_factory=Pace)
+
+    @property
+    def ruled(self) -> bool:
+        """Whether its constraint holds at the moment."""
+        return self.constraint is not None and self.constraint.mask() is not None
+
+    @property
+    def woken(self) -> bool:
+        """Whether its constraint holds since a token that was taken in the last step."""
+        return self.taken > 0 and self.ruled
+
+    def take(self) -> int:
+        """The next token that was told; it is fed."""
+        token, self.scored = self.told.popleft()
+        self.taken += 1
+        self.feed(token, generated=True)
+        return token
 
     def feed(self, token: int, *, generated: bool) -> None:
         """`token` was fed."""
@@ -201,7 +232,7 @@ class Lane:
             none = mx.zeros((1,), mx.int32)
             parts = [none if row.sampled is None else row.sampled for row in rows]
             self._sampled = mx.concatenate(parts) if len(parts) > 1 else parts[0]
-        self._found = _stacked_scores([row.found for row in rows])
+        self._found = stacked_scores([row.found for row in rows])
 
     def _scatter(self) -> None:
         """Gives every row its own again; the state is one that has seen all fed tokens."""
@@ -221,7 +252,7 @@ class Lane:
         self._sampled = self._found = None
 
 
-def _stacked_scores(rows: list[Scores | None]) -> Scores | None:
+def stacked_scores(rows: list[Scores | None]) -> Scores | None:
     """The scores of all rows, somebody else's for those without; None when there are none."""
     known = next((found for found in rows if found is not None), None)
     if known is None:

@@ -2,7 +2,7 @@
 
 The original layout fuses the experts' gate and up projections, keeps the convolution as
 [channels, 1, width] and stores most norms minus one. Vision and MTP tensors are recognised and set
-aside. Knows names and shapes, reads nothing.
+aside; those of the MTP head are arranged by themselves. Knows names and shapes, reads nothing.
 """
 
 import re
@@ -21,6 +21,8 @@ _ASIDE = re.compile(r"(^|\.)(visual|vision_tower|vision_model|mtp)\.|(^|\.)mtp_"
 _SHIFTED = re.compile(
     r"(^model\.norm|input_layernorm|post_attention_layernorm|self_attn\.[qk]_norm)\.weight$"
 )
+_MTP = re.compile(r"(^|\.)mtp\.")
+_NORM = re.compile(r"norm(_embedding|_hidden)?\.weight$")
 _FUSED = ".mlp.experts.gate_up_proj"
 _DOWN = ".mlp.experts.down_proj"
 
@@ -64,6 +66,31 @@ def arrange(tensors: Iterable[StoredTensor], *, tied: bool) -> Arrangement:
     return Arrangement(original, sources, tuple(sorted(aside)))
 
 
+def is_mtp(name: str) -> bool:
+    """Whether a stored tensor belongs to the MTP head."""
+    return _MTP.search(name) is not None
+
+
+def is_norm(name: str) -> bool:
+    """Whether a tensor of the MTP head is the weight of a norm; each of them may lack its one."""
+    return _NORM.search(name) is not None
+
+
+def arrange_mtp(tensors: Iterable[StoredTensor], *, add_one: bool) -> Arrangement:
+    """The same for the MTP head, whose layout is told by its own names; `add_one`: its norms are
+    stored minus one."""
+    kept = [(f"mtp.{_MTP.split(tensor.name, 1)[-1]}", tensor) for tensor in tensors]
+    original = any(_is_original(path, tensor) for path, tensor in kept)
+    sources: dict[str, list[Source]] = {}
+    for path, tensor in kept:
+        named = _from_original(path, tensor) if original else {path: Source(tensor)}
+        for name, source in named.items():
+            if is_norm(name):
+                source = Source(tensor, "add one" if add_one else "none")
+            sources.setdefault(name, []).append(source)
+    return Arrangement(original, sources, ())
+
+
 def _is_original(path: str, tensor: StoredTensor) -> bool:
     if path.endswith((_FUSED, _DOWN)):
         return True
@@ -88,11 +115,11 @@ def _from_original(path: str, tensor: StoredTensor) -> dict[str, Source]:
 def stored_name(name: str, *, original: bool) -> str:
     """The name under which a tensor of the network would be stored, for messages."""
     if not original:
-        return f"language_model.{name}"
+        return name if is_mtp(name) else f"language_model.{name}"
     for part in ("gate_proj", "up_proj"):
         name = name.replace(f"switch_mlp.{part}.weight", "experts.gate_up_proj")
     name = name.replace("switch_mlp.down_proj.weight", "experts.down_proj")
-    return name.replace("model.", "model.language_model.", 1)
+    return name if is_mtp(name) else name.replace("model.", "model.language_model.", 1)
 
 
 def stored_shape(shape: Shape, change: Change) -> Shape:

@@ -4,7 +4,7 @@ Decides for every module how it is quantized: by config.json's map, else by what
 types of the stored parts say. Reads headers only; the arrays are checkpoint.py's.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,13 +57,24 @@ def plan_loading(folder: Path, config: ModelConfig) -> LoadPlan:
     """
     stored = stored_tensors(folder)
     arrangement = arrange(stored.values(), tied=config.tie_word_embeddings)
+    return plan_arranged(folder, config, arrangement, expected_tensors(config), stored.values())
+
+
+def plan_arranged(
+    folder: Path,
+    config: ModelConfig,
+    arrangement: Arrangement,
+    expected: Mapping[str, TensorSpec],
+    stored: Iterable[StoredTensor],
+) -> LoadPlan:
+    """The plan for `expected` tensors out of those that were arranged; raises as plan_loading()."""
     check = _Check(config.quantization, arrangement)
-    planned = [check.plan(name, spec) for name, spec in expected_tensors(config).items()]
+    planned = [check.plan(name, spec) for name, spec in expected.items()]
     check.report_unexpected()
     if check.problems:
         raise problems_error(folder, "tensors that do not fit config.json", check.problems)
     tensors = [tensor for tensor in planned if tensor is not None]
-    files = dict.fromkeys(sorted(tensor.file for tensor in stored.values()))
+    files = dict.fromkeys(sorted(tensor.file for tensor in stored))
     return LoadPlan(tuple(tensors), tuple(files), arrangement.set_aside)
 
 

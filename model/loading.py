@@ -7,7 +7,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import mlx.core as mx
@@ -25,7 +25,13 @@ from model.kernel_choice import KernelChoice
 from model.kernels import probe
 from model.kernels.admission import Row, summary
 from model.lane_state import LaneState
-from model.load_plan import plan_loading
+from model.load_plan import LoadPlan, plan_loading
+from model.mtp import MtpHead
+from model.mtp_checkpoint import load_mtp, plan_mtp
+from model.mtp_measure import measure_mtp
+from model.mtp_policy import DepthPolicy, MtpDepth
+from model.mtp_speculation import Mtp
+from model.mtp_steps import MtpSteps
 from model.network import Network
 from model.sampler import Variant
 from model.sampling import SamplingParams
@@ -83,8 +89,18 @@ class Model:
 
     @property
     def bytes_per_sequence(self) -> int:
-        """The recurrent part and the tails of one sequence."""
-        return SequenceState(self.config, self.network.dtype).nbytes
+        """The recurrent part and the tails of one sequence; where it may speculate, with the states
+        captured after every token of two steps."""
+        state, mtp = SequenceState(self.config, self.network.dtype), self.steps.mtp
+        if mtp is None or not mtp.policy.may_pay():
+            return state.nbytes
+        recurrent = sum(a.nbytes for a in (*state.layers.conv_tails, *state.layers.recurrent))
+        return state.nbytes + 2 * (mtp.policy.most + 1) * recurrent
+
+    @property
+    def guesses(self) -> dict[str, int]:
+        """Counts of the MTP head's guesses so far: see MtpCounts; empty without a head."""
+        return {} if self.steps.mtp is None else asdict(self.steps.mtp.counts)
 
     def memory(self) -> devices.Memory:
         """What mlx holds, and what it may hold: that much was there, or free, after loading."""
@@ -147,6 +163,8 @@ class Model:
         self._warm(1, filtered, greedy)
         for length, sampling in zip(WARM_UP_LENGTHS, (greedy, filtered), strict=True):
             self._warm(length, sampling, constraint=_Waking(self.config.vocab_size))
+        if self.steps.mtp is not None:
+            report(f"MTP: {measure_mtp(self.steps, self.steps.mtp)}")
         kind = "compiled" if self.steps.compiled else "uncompiled"
         report(f"{kind} decode steps ready after {time.monotonic() - begin:.1f} s")
 
@@ -186,13 +204,17 @@ def load_model(
     progress: Callable[[int, int], None] | None = None,
     dequantize: bool | None = None,
     kernels: KernelChoice = "auto",
+    mtp: Path | None = None,
+    mtp_depth: MtpDepth = "auto",
 ) -> Model:
     """Loads a checkpoint folder, or a hub id (downloaded or from the hub's cache), or None: the
     embedded demo.
 
     `dequantize` defaults to true on a CPU whose memory holds the float32 weights, since quantized
     products are slow there; `progress(bytes_done, bytes_total)` is called while weights load;
-    `kernels` says which fused kernels may try to prove themselves. Raises CheckpointError.
+    `kernels` says which fused kernels may try to prove themselves. mtp: a file or folder with the
+    MTP head, where the checkpoint has none or another; mtp_depth: how many tokens it guesses.
+    Raises CheckpointError.
     """
     folder = DEMO_FOLDER if path is None else resolve(str(path))
     device = devices.current()
@@ -202,6 +224,7 @@ def load_model(
     config = read_config(folder)
     # Refuses by the headers alone, before anything that takes time.
     plan = plan_loading(folder, config)
+    mtp_plan = _plan_mtp(folder, config, mtp, mtp_depth)
     tokenizer, template = Tokenizer.from_folder(folder), ChatTemplate.from_folder(folder)
     if dequantize is None:
         dequantize = not on_gpu and dequantize_fits(folder, config, device)
@@ -215,10 +238,17 @@ def load_model(
     )
     if weights.set_aside:
         log.info("%d vision and MTP tensors set aside", len(weights.set_aside))
+    head_weights = mtp_plan and load_mtp(
+        mtp_plan, config, compute_dtype=device.compute_dtype, dequantize=dequantize
+    )
     network = Network(config, weights, device.compute_dtype, on_gpu=on_gpu)
     log.info("delta rule: %s", network.delta_rule_choice)
     rows = probe.admit(network, kernels, device=device.kind)
     log.info("kernels: %s", summary(rows))
+    steps = Steps(network, on_gpu=on_gpu)
+    if head_weights is not None:
+        head = MtpHead(config, head_weights, network, on_gpu=on_gpu)
+        steps.mtp = Mtp(MtpSteps(head, compiled=steps.compiled), DepthPolicy(mtp_depth))
     is_demo = folder.resolve() == DEMO_FOLDER.resolve()
     return Model(
         name="mxserve-demo" if is_demo else folder_name(folder, path),
@@ -228,13 +258,35 @@ def load_model(
         template=template,
         device=device,
         network=network,
-        steps=Steps(network, on_gpu=on_gpu),
+        steps=steps,
         fingerprint=weights.fingerprint,
         is_demo=is_demo,
         dequantized=dequantize,
         memory_limit=mx.get_active_memory() + devices.current().memory_available,
         kernel_rows=rows,
     )
+
+
+def _plan_mtp(
+    folder: Path, config: ModelConfig, side: Path | None, depth: MtpDepth
+) -> LoadPlan | None:
+    """What to load of an MTP head; None without one. One that nobody asked for is left where it
+    does not fit."""
+    if depth == 0:
+        return None
+    try:
+        plan = plan_mtp(folder, config, side)
+    except CheckpointError as error:
+        if side is not None or depth != "auto":
+            raise
+        log.warning("the checkpoint's MTP head is left: %s", error)
+        return None
+    if plan is None and depth != "auto":
+        raise CheckpointError(
+            f"{folder}: expected mtp.* tensors for guesses of {depth} tokens, found none; "
+            "--mtp takes them from elsewhere"
+        )
+    return plan
 
 
 def folder_name(folder: Path, path: Path | str | None) -> str:

@@ -10,7 +10,7 @@ import mlx.core as mx
 
 from model import delta_rule
 from model.attention import Attention
-from model.config import ModelConfig
+from model.config import LayerType, ModelConfig
 from model.delta_net import DeltaNet
 from model.experts import Experts
 from model.kernels import Kernels
@@ -25,15 +25,15 @@ class Layer:
         self,
         config: ModelConfig,
         source: ArraySource,
-        index: int,
+        path: str,
+        kind: LayerType,
         rule: delta_rule.DeltaRule,
         on_gpu: bool,
     ):
-        path = f"model.layers.{index}"
         self.input_norm = source.arrays[f"{path}.input_layernorm.weight"]
         self.post_attention_norm = source.arrays[f"{path}.post_attention_layernorm.weight"]
         self.mixer: Attention | DeltaNet
-        if config.layer_types[index] == "full_attention":
+        if kind == "full_attention":
             self.mixer = Attention(config, source, f"{path}.self_attn")
         else:
             self.mixer = DeltaNet(config, source, f"{path}.linear_attn", rule)
@@ -55,7 +55,8 @@ class Network:
         )
         self.embed_tokens: AnyEmbedding = embedding(source, "model.embed_tokens", dtype)
         self.layers = [
-            Layer(config, source, i, rule, on_gpu) for i in range(config.num_hidden_layers)
+            Layer(config, source, f"model.layers.{i}", kind, rule, on_gpu)
+            for i, kind in enumerate(config.layer_types)
         ]
         self.norm = source.arrays["model.norm.weight"]
         self.lm_head: AnyLinear = (
@@ -107,9 +108,42 @@ class Network:
             x = layer.experts.step(h, x, kernels)
         return x, updated
 
+    def several(
+        self, tokens: mx.array, states: LayerStates, body_lengths: mx.array, tail_lengths: mx.array
+    ) -> tuple[mx.array, list[LayerStates]]:
+        """A few tokens of each row [B, T] -> hidden [B, T, hidden] and the states after each of
+        them; those share one `kv`, in whose tails all T are written. `body_lengths` and
+        `tail_lengths` int32 [B].
+        """
+        kernels = self.kernels
+        x = self.embed_tokens(tokens)
+        after = [LayerStates() for _ in range(tokens.shape[1])]
+        for layer in self.layers:
+            h = self._normed(x, layer.input_norm)
+            if isinstance(layer.mixer, Attention):
+                kv = states.kv[len(after[0].kv)]
+                mixed, kv = layer.mixer.several(h, kv, body_lengths, tail_lengths)
+                for state in after:
+                    state.kv.append(kv)
+            else:
+                mixed, moved = layer.mixer.several(h, *_recurrent(states, after[0]), kernels)
+                for state, (conv_tail, recurrent) in zip(after, moved, strict=True):
+                    _append_recurrent(state, conv_tail, recurrent)
+            x, h = kernels.add_rms_norm(x, mixed, layer.post_attention_norm, self.eps)
+            x = layer.experts.step(h, x, kernels)
+        return x, after
+
+    def normed(self, hidden: mx.array) -> mx.array:
+        """hidden [..., hidden] after the final norm, as the output head takes it."""
+        return self._normed(hidden, self.norm)
+
     def logits(self, hidden: mx.array) -> mx.array:
         """hidden [..., hidden] -> float32 logits [..., vocabulary]."""
-        return self.lm_head(self._normed(hidden, self.norm)).astype(mx.float32)
+        return self.head(self.normed(hidden))
+
+    def head(self, normed: mx.array) -> mx.array:
+        """The logits of what is normed already."""
+        return self.lm_head(normed).astype(mx.float32)
 
     def _normed(self, x: mx.array, weight: mx.array) -> mx.array:
         return mx.fast.rms_norm(x, weight, self.eps)

@@ -17,6 +17,7 @@ from typing import Any
 import mlx.core as mx
 
 from .config import ModelConfig, QuantSpec, read_config
+from .layout import is_norm
 from .random_values import (
     GEOMETRIES,
     TURN,
@@ -95,7 +96,11 @@ def write_random_checkpoint(
         pieces += [_Piece(f"{prefix}.{name}", (name,), shape) for name, shape in shapes.items()]
     if with_mtp:
         shapes = mtp_shapes(_original_layer(config), config.hidden_size)
-        pieces += [_Piece(name, (name,), shape) for name, shape in shapes.items()]
+        # In the MLX layout with their one, as a converter that adds it writes them.
+        plain = {name: not (storage.original and is_norm(name)) for name in shapes}
+        pieces += [
+            _Piece(name, (name,), shape, plus_one=plain[name]) for name, shape in shapes.items()
+        ]
     _write_weights(folder, pieces, seed, shards)
     for name in _TEXT_FILES:
         if (_DEMO / name).exists():

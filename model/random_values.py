@@ -91,7 +91,7 @@ def random_block(seed: int, name: str, shape: Shape) -> mx.array:
     rows = max(1, min(shape[0], BLOCK_VALUES // max(1, prod(shape[1:]))))
     block = (rows, *shape[1:])
     key = mx.random.key(_seed_of(seed, name))
-    if name.endswith("norm.weight"):
+    if name.endswith("norm.weight") or ".pre_fc_norm_" in name:
         return 1 + mx.round(mx.random.normal(block, key=key) * 0.1 * 128) / 128
     if name.endswith("A_log"):
         values = mx.log(mx.random.uniform(1, 16, block, key=key))

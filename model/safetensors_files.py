@@ -5,6 +5,7 @@ Reads headers only. The `safetensors` package does the reading because it refuse
 """
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -45,8 +46,12 @@ def problems_error(folder: Path, what: str, problems: list[str]) -> CheckpointEr
     return CheckpointError("\n  ".join([f"{folder}: {what}:", *lines]))
 
 
-def weight_files(folder: Path) -> tuple[list[Path], dict[str, str]]:
-    """(files with weights, tensor -> file name as the index says; empty without an index).
+def weight_files(
+    folder: Path, wanted: Callable[[str], bool] = lambda name: True
+) -> tuple[list[Path], dict[str, str]]:
+    """(files with weights, tensor -> file name as the index says; empty without an index). Where an
+    index says so, files without a tensor whose name is `wanted` are left out, and need not be
+    there.
 
     Raises CheckpointError when there are none, or when the index names one that is not there.
     """
@@ -58,28 +63,31 @@ def weight_files(folder: Path) -> tuple[list[Path], dict[str, str]]:
             raise CheckpointError(f"{folder}: expected {SINGLE} or {INDEX}, found neither")
         return files, {}
     section = Section.from_file(index).section("weight_map")
-    for tensor in section.values:
-        file = section.string(tensor)
+    where = {tensor: section.string(tensor) for tensor in section.values if wanted(tensor)}
+    for tensor, file in where.items():
         if "/" in file or "\\" in file or not file.endswith(".safetensors"):
             raise section.error(tensor, "the name of a safetensors file in this folder", file)
-    names = sorted(set(section.values.values()))
-    if not names:
+    names = sorted(set(where.values()))
+    if not section.values:
         raise CheckpointError(f"{index}: weight_map: expected tensors, found none")
     missing = [
         f"{name}: expected by {INDEX}, not found" for name in names if not (folder / name).is_file()
     ]
     if missing:
         raise problems_error(folder, "files are missing", missing)
-    return [folder / name for name in names], dict(section.values)
+    return [folder / name for name in names], where
 
 
-def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
-    """Name -> tensor over all weight files of the folder.
+def stored_tensors(
+    folder: Path, wanted: Callable[[str], bool] = lambda name: True
+) -> dict[str, StoredTensor]:
+    """Name -> tensor over all weight files of the folder, or the `wanted` ones of them; see
+    weight_files(). `folder` may be a single file.
 
     Raises CheckpointError for a file that is damaged in any way its header can show, for a tensor
     found twice, and for one that is not where the index says.
     """
-    files, index = weight_files(folder)
+    files, index = ([folder], {}) if folder.is_file() else weight_files(folder, wanted)
     tensors: dict[str, StoredTensor] = {}
     problems: list[str] = []
     for file in files:
@@ -92,7 +100,7 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
                 f"none ({error})"
             )
             continue
-        for tensor in found:
+        for tensor in filter(lambda tensor: wanted(tensor.name), found):
             if tensor.name in tensors:
                 first = tensors[tensor.name].file.name
                 problems.append(f"{file.name}: {tensor.name}: expected once, also in {first}")

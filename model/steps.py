@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
@@ -21,6 +21,9 @@ from model.network import Network
 from model.sampler import Arrays, Variant, count_fed, sample
 from model.scores import Scores, scores
 from model.state import LayerStates, SequenceState
+
+if TYPE_CHECKING:
+    from model.mtp_speculation import Mtp
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +44,7 @@ class Steps:
         if not self.compiled:
             log.warning("no C++ compiler found: decode steps run uncompiled, which is slower")
         self._functions: dict[object, StepFunction] = {}
+        self.mtp: Mtp | None = None  # speculation, where there is a head for it
 
     def prefill(self, state: SequenceState, tokens: list[int]) -> mx.array:
         """Feeds a chunk; returns its hidden states [1, T, hidden], not evaluated."""

@@ -37,6 +37,18 @@ def expected_tensors(config: ModelConfig) -> dict[str, TensorSpec]:
     return table
 
 
+def expected_mtp_tensors(config: ModelConfig) -> dict[str, TensorSpec]:
+    """The same of the MTP head: one attention layer with experts behind a matrix of its own; the
+    embedding and the output head are the network's."""
+    hidden = config.hidden_size
+    table = {"mtp.fc.weight": TensorSpec((hidden, 2 * hidden), "matrix")}
+    for name in ("pre_fc_norm_embedding", "pre_fc_norm_hidden", "norm"):
+        table[f"mtp.{name}.weight"] = TensorSpec((hidden,), "plain")
+    for name, spec in (_attention(config) | _experts(config)).items():
+        table[f"mtp.layers.0.{name}"] = spec
+    return table
+
+
 def parameter_count(config: ModelConfig) -> int:
     """Number of weights of the unquantized network."""
     return sum(prod(spec.shape) for spec in expected_tensors(config).values())

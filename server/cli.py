@@ -23,6 +23,7 @@ ELSEWHERE = {
     "convert": "server.convert_command",
     "doctor": "server.doctor",
     "inspect": "server.inspect_command",
+    "extract-mtp": "server.extract_mtp_command",
     "service": "server.service",
     "key": "server.key_command",
     "imatrix": "server.imatrix_command",
@@ -82,6 +83,7 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("convert", help="quantize the original checkpoint", add_help=False)
     commands.add_parser("inspect", help="what is in a checkpoint", add_help=False)
     commands.add_parser("doctor", help="what this machine has and what to do", add_help=False)
+    commands.add_parser("extract-mtp", help="the MTP head out of a checkpoint", add_help=False)
     commands.add_parser("service", help="a server that starts at login", add_help=False)
     return top
 
@@ -112,6 +114,12 @@ def _add_serve_flags(serve: argparse.ArgumentParser) -> None:
     )
     add("--keep-warm", metavar="S|off", help="keep an idle GPU fast so long (default: off)")
     add("--idle-unload", metavar="MIN", help="free the weights after so long without a request")
+    add("--mtp", metavar="PATH", help="file or folder with the MTP head (default: the model's own)")
+    add(
+        "--mtp-depth",
+        metavar="auto|0|1|2|3",
+        help="tokens guessed ahead; auto: where it pays (default: auto)",
+    )
     add("--watchdog", metavar="S", help="longest time of one step; then exit 70 (default: 60)")
     add("--cache-bytes", metavar="SIZE", help="prompt cache, 0 is off (default: follows memory)")
     add("--disk-cache", metavar="DIR|off", help="prompt cache on disk (default: per-user folder)")

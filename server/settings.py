@@ -21,6 +21,7 @@ from pydantic_settings import (
 )
 
 from model.kernel_choice import KernelChoice, parse_choice
+from model.mtp_policy import MtpDepth
 from model.thinking import EFFORT_BUDGETS
 from server.engine import EngineSettings
 from server.engine.cache_folder import default_folder
@@ -57,6 +58,8 @@ class Settings(BaseSettings):
     target_gap: float = Field(0.120, gt=0, le=60)
     deterministic: bool = False
     kernels: Annotated[KernelChoice, NoDecode] = "auto"
+    mtp: Path | None = None
+    mtp_depth: MtpDepth = "auto"
     watchdog: float = Field(60.0, gt=0)
     idle_unload: float | None = Field(None, gt=0)
     keep_warm: float | None = Field(None, gt=0)
@@ -148,6 +151,11 @@ class Settings(BaseSettings):
             return value
         return [item.strip() for item in value.split(",") if item.strip()]
 
+    @field_validator("mtp_depth", mode="before")
+    @classmethod
+    def _depth(cls, value: Any) -> Any:
+        return int(value) if isinstance(value, str) and value in "0123" and value else value
+
     @field_validator("kernels", mode="before")
     @classmethod
     def _choice(cls, value: Any) -> Any:
@@ -216,6 +224,8 @@ class Settings(BaseSettings):
             target_gap_s=self.target_gap,
             deterministic=self.deterministic,
             kernels=self.kernels,
+            mtp=self.mtp,
+            mtp_depth=self.mtp_depth,
             watchdog_s=self.watchdog,
             idle_unload_s=None if self.idle_unload is None else self.idle_unload * 60,
             keep_warm_s=self.keep_warm,

@@ -19,8 +19,11 @@ from model.convert.job import Job
 from model.convert.plan import plan_conversion
 from model.convert.recipe import RECIPES
 from model.convert.source import open_source
+from model.safetensors_files import INDEX
 
 from .config import Config
+
+HEAD = "mtp.safetensors"  # the MTP head; not named model*, which others load whole
 
 RECIPE = RECIPES["ud-mxfp8"]
 _SHIFTED = re.compile(
@@ -162,3 +165,21 @@ def _write_plain(
     template = Path(__file__).parent / "checkpoint" / "chat_template.jinja"
     if template.resolve() != (folder / "chat_template.jinja").resolve():
         shutil.copy(template, folder / "chat_template.jinja")
+
+
+def name_head(folder: Path) -> None:
+    """Names the MTP head, which lies in the folder in a file of its own, in index and config."""
+    file = folder / INDEX
+    index = json.loads(file.read_text(encoding="utf-8"))
+    trunk = {name: file for name, file in index["weight_map"].items() if file != HEAD}
+    arrays: dict[str, Any] = {}
+    for name in sorted({*trunk.values(), HEAD}):
+        arrays |= mx.load(str(folder / name))  # type: ignore[arg-type]
+    head = dict.fromkeys((name for name in arrays if name not in trunk), HEAD)
+    index["weight_map"] = dict(sorted((trunk | head).items()))
+    index["metadata"]["total_size"] = sum(array.nbytes for array in arrays.values())
+    _write_json(file, index)
+    file = folder / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    config["text_config"] |= {"mtp_num_hidden_layers": 1, "mtp_use_dedicated_embeddings": False}
+    _write_json(file, config)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from model.kernel_choice import KernelChoice
+from model.mtp_policy import MtpDepth
 from model.thinking import CLOSING_TEXT
 from server.engine.answer_rules import compiled
 from server.engine.cache_budget import open_cache
@@ -56,6 +57,7 @@ class EngineSettings:
     closing_text: what ends a thought whose budget is spent.
     deterministic: one kernel shape for every batch, so that results are exactly the same.
     kernels: which fused kernels may prove themselves.
+    mtp: file or folder with the MTP head, None for the checkpoint; mtp_depth: tokens it guesses.
     watchdog_s: longest time of one step before the engine is dead.
     disk_cache: folder of the cache's disk tier; None is off. disk_cache_bytes: its hard cap.
     idle_unload_s: seconds without a request after which the weights are freed; None is never.
@@ -73,6 +75,8 @@ class EngineSettings:
     closing_text: str = CLOSING_TEXT
     deterministic: bool = False
     kernels: KernelChoice = "auto"
+    mtp: Path | None = None
+    mtp_depth: MtpDepth = "auto"
     watchdog_s: float = 60.0
     disk_cache: Path | None = None
     disk_cache_bytes: int = 20 << 30
@@ -107,7 +111,9 @@ class Health:
     of work while it has any, None when it is idle. `slots`: requests that can be active at once;
     `memory`: active_bytes, peak_bytes and limit_bytes of the device, as far as known. `reason` is
     set when dead. `model_state`: whether the weights are there, or a request has to wait until they
-    are; `uptime_s`: seconds since the engine was made."""
+    are; `uptime_s`: seconds since the engine was made. `mtp`: with an MTP head, how many steps of
+    single answers had guesses ("steps"), how many there were ("drafted") and how many were right
+    ("accepted")."""
 
     status: Literal["loading", "ready", "draining", "dead"]
     active: int
@@ -122,6 +128,7 @@ class Health:
     disk_cache_bytes: int = 0
     model_state: ModelState = "loaded"
     uptime_s: float = 0.0
+    mtp: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +204,9 @@ class Engine:
         self._settings = settings
         self._progress = progress
         self._began = time.monotonic()
-        self._backend = model_functions or backend(settings.model, self.loading, settings.kernels)
+        self._backend = model_functions or backend(
+            settings.model, self.loading, settings.kernels, (settings.mtp, settings.mtp_depth)
+        )
         self._worker: Worker | None = None
         self._facts: Facts | None = None
         self._info: ModelInfo | None = None
@@ -352,6 +361,7 @@ class Engine:
             slots=self._settings.max_batch,
             memory=figures.memory,
             disk_cache_bytes=figures.disk_bytes,
+            mtp=figures.guesses,
             model_state=worker.model_state,
             uptime_s=round(time.monotonic() - self._began, 1),
         )

@@ -6,13 +6,14 @@ stay opaque here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from model.kernel_choice import KernelChoice
+    from model.mtp_policy import MtpDepth
     from model.sampling import SamplingParams
     from server.engine.request import GenerationRequest
 
@@ -77,7 +78,7 @@ class Decoder(Protocol):
     ) -> None: ...
     def rejoin(self, generation: Any, /) -> None: ...
     def leave(self, generation: Any, /) -> None: ...
-    def step(self) -> list[tuple[Any, int]]: ...
+    def step(self) -> Iterable[tuple[Any, int]]: ...
     def abandon(self) -> list[Any]: ...
 
 
@@ -129,6 +130,8 @@ class Model(Protocol):
     @property
     def bytes_per_sequence(self) -> int: ...
     def generation(self, sampling: Any, /) -> Any: ...
+    @property
+    def guesses(self) -> Mapping[str, int]: ...
     def decoder(self, *, alone: bool) -> Decoder: ...
     def memory(self) -> Memory: ...
     def self_test(self) -> None: ...
@@ -245,10 +248,12 @@ def backend(
     path: Path | str | None,
     progress: Callable[[int, int], None] | None,
     kernels: KernelChoice = "auto",
+    mtp: tuple[Path | None, MtpDepth] = (None, "auto"),
 ) -> Backend:
-    """The real thing, for the checkpoint at `path` (None: the embedded demo)."""
+    """The real thing, for the checkpoint at `path` (None: the embedded demo). mtp: where the MTP
+    head is, None for the checkpoint, and how many tokens it guesses."""
     return Backend(
-        load=lambda: _load(path, progress, kernels),
+        load=lambda: _load(path, progress, kernels, mtp),
         turns=_turns,
         turn=_turn,
         encode=_encode,
@@ -262,10 +267,12 @@ def _load(
     path: Path | str | None,
     progress: Callable[[int, int], None] | None,
     kernels: KernelChoice,
+    mtp: tuple[Path | None, MtpDepth],
 ) -> Model:
     from model.loading import load_model
 
-    return load_model(path, progress=progress, kernels=kernels)
+    side, depth = mtp
+    return load_model(path, progress=progress, kernels=kernels, mtp=side, mtp_depth=depth)
 
 
 def _free() -> int:

@@ -10,9 +10,9 @@ from model.demo.chat_template import CHECKPOINT
 CONFIG = json.loads((CHECKPOINT / "config.json").read_text())
 
 
-def tensors():
+def tensors(name: str = "model.safetensors"):
     """name -> (dtype, shape), from the safetensors header."""
-    with (CHECKPOINT / "model.safetensors").open("rb") as file:
+    with (CHECKPOINT / name).open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
         header = json.loads(file.read(length))
     return {k: (v["dtype"], v["shape"]) for k, v in header.items() if k != "__metadata__"}
@@ -27,7 +27,9 @@ def test_the_whole_folder_is_small():
 
 def test_the_index_names_every_tensor():
     index = json.loads((CHECKPOINT / "model.safetensors.index.json").read_text())
-    assert set(index["weight_map"]) == set(TENSORS)
+    head = tensors("mtp.safetensors")
+    assert len(head) == 19
+    assert set(index["weight_map"]) == {*TENSORS, *head}
 
 
 @pytest.mark.parametrize(

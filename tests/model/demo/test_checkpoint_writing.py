@@ -1,13 +1,14 @@
 """A checkpoint written from weights in the original layout computes what those weights compute."""
 
 import json
+import shutil
 from pathlib import Path
 
 import mlx.core as mx
 import pytest
 
 from model.demo.chat_template import CHECKPOINT
-from model.demo.checkpoint import write_checkpoint
+from model.demo.checkpoint import HEAD, name_head, write_checkpoint
 from model.demo.config import Config
 from model.demo.tokenizer import load_tokenizer
 from model.loading import load_model
@@ -66,6 +67,8 @@ def test_the_folder_is_the_committed_one_but_for_its_weights(
     weights: dict[str, mx.array], tmp_path: Path
 ) -> None:
     write_checkpoint(tmp_path, weights, Config(), load_tokenizer(CHECKPOINT))
+    shutil.copy(CHECKPOINT / HEAD, tmp_path / HEAD)
+    name_head(tmp_path)
     for file in CHECKPOINT.iterdir():
         written = tmp_path / file.name
         if file.suffix == ".json":  # the order of the tensors is free

@@ -120,6 +120,7 @@ class Model:
     bytes_per_sequence: int = 64
     active_bytes: int = 0
     limit_bytes: int = 1 << 30
+    guesses: dict[str, int] = field(default_factory=dict)
     tokenizer: Tokenizer = field(default_factory=Tokenizer)
     template: Any = None
     config: Any = None

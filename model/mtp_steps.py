@@ -1,0 +1,280 @@
+"""The compiled step that guesses and verifies: the MTP head's guesses, the network over the pending
+token and all of them, and the row's own sampler at every place.
+
+A guess is accepted exactly where it is the token that the sampler draws there: the noise of a draw
+belongs to its token and its place, so what is said does not depend on what was guessed. The step
+returns the recurrent state after every place (nothing runs again where a guess was wrong), and
+begins by taking the one that counts.
+
+Shapes: B rows, D guesses, T = D + 1 tokens fed, H hidden, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from model.mtp import MtpHead
+from model.sampler import Arrays, Variant, count_fed, sample
+from model.scores import Scores, scores
+from model.state import LayerStates
+
+Captured = list[list[list[mx.array]]]  # place -> convolution tails and recurrent matrices
+
+
+@dataclass(frozen=True, slots=True)
+class Fed:
+    """What a step is told of its rows. given int32 [B, T]: tokens to feed in place of what was
+    sampled and guessed, -1 for none; generated int32 [B, T]: 0 where one belongs to the prompt;
+    fixed int32 [B]: how many of the fed tokens count, 0: the pending one and what is accepted."""
+
+    given: mx.array
+    generated: mx.array
+    fixed: mx.array
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """tails: keys and values of all layers; captured: see above; carry and moving: for the next
+    step; fed, samples int32 [B, T] and last int32 [B]: what was fed, what was drawn after it, the
+    place of the last token that counts; keys uint32 [B, T, 2]: the sampler's after each place;
+    found: the scores of `samples`, row by row."""
+
+    tails: list[list[mx.array]]
+    captured: Captured
+    carry: Arrays
+    moving: Arrays
+    fed: mx.array
+    samples: mx.array
+    last: mx.array
+    keys: mx.array | None
+    found: Scores | None
+
+
+class MtpSteps:
+    """Speculative steps of `head` behind its network. `coupled`: guesses are drawn with the noise
+    that the sampler will use there, else the likeliest token is guessed."""
+
+    def __init__(self, head: MtpHead, *, compiled: bool, coupled: bool = True):
+        self.head = head
+        self.compiled = compiled
+        self.coupled = coupled
+        self._functions: dict[object, Any] = {}
+
+    def run(
+        self,
+        variant: Variant,
+        layers: LayerStates,
+        captured: Captured,
+        body_lengths: mx.array,
+        carry: Arrays,
+        constants: Arrays,
+        moving: Arrays,
+        fed: Fed,
+        *,
+        scored: bool,
+    ) -> Outcome:
+        """One step; nothing is evaluated yet. `layers` has the bodies and tails. carry: `last` and
+        `tail_lengths` int32 [B] (tokens in the tail, of those that count), `hidden` [B, T, H] and
+        `nexts` int32 [B, T] (the places that the head has not seen, `pairs` int32 [B] of them, and
+        the tokens after them), `head_keys`, `head_values`, `head_counts`, `head_offsets`."""
+        bodies, moved = layers.bodies(), layers.moving()[:2]
+        rows, width = fed.given.shape
+        key = variant, scored, self.coupled, rows, width, len(captured)
+        capacity = bodies[0][0].shape[2] if bodies[0] else 0
+        key = *key, capacity, carry["head_keys"].shape[2]
+        if key not in self._functions:
+            step = self._step(variant, scored=scored)
+            self._functions[key] = mx.compile(step) if self.compiled else step
+        outputs = self._functions[key](
+            bodies,
+            moved,
+            captured,
+            body_lengths,
+            carry,
+            constants,
+            moving,
+            [fed.given, fed.generated, fed.fixed],
+        )
+        tails, captured, carry, moving, (tokens, samples, last), keys, found = outputs
+        return Outcome(
+            tails,
+            captured,
+            carry,
+            moving,
+            tokens,
+            samples,
+            last,
+            keys[0] if keys else None,
+            tuple(found) if found else None,
+        )
+
+    def _step(self, variant: Variant, *, scored: bool) -> Any:
+        head, network = self.head, self.head.network
+        guessing = variant if self.coupled else variant._replace(greedy=True, mixed=False)
+
+        def step(
+            bodies: list[list[mx.array]],
+            tails: list[list[mx.array]],
+            captured: Captured,
+            body_lengths: mx.array,
+            carry: Arrays,
+            constants: Arrays,
+            moving: Arrays,
+            fed: list[mx.array],
+        ) -> tuple[Any, ...]:
+            given, generated, fixed = fed
+            width = given.shape[1]
+            states = _state_at(bodies, tails, captured, carry["last"])
+            keys = _keys(moving, width)
+            tokens, carry = _guesses(head, guessing, carry, constants, moving, keys, given, fed[1])
+            tokens = mx.where(given >= 0, given, tokens)
+            hidden, after = network.several(tokens, states, body_lengths, carry["tail_lengths"])
+            normed = network.normed(hidden)
+            logits = network.head(normed).flatten(0, 1)
+            counts = _counts(moving, tokens, generated)
+            drawn = _sampled(logits, variant, constants, keys, counts, width)
+            samples = drawn.reshape(tokens.shape)
+            agree = (tokens[:, 1:] == samples[:, :-1]).astype(mx.int32)
+            last = mx.where(fixed > 0, fixed - 1, mx.cumprod(agree, axis=1).sum(axis=1))
+            following = mx.concatenate([tokens[:, 1:], samples[:, -1:]], axis=1)
+            here = _count(width) == last[:, None]
+            carry = carry | {
+                "last": last,
+                "tail_lengths": carry["tail_lengths"] + last + 1,
+                "hidden": normed,
+                "nexts": mx.where(here, samples, following),
+                "pairs": last + 1,
+            }
+            moved = dict(moving)
+            if keys:
+                moved["key"] = _at(mx.stack(keys[1:], axis=1), last)
+            if counts:
+                moved["counts"] = _choose(counts, last)
+            found = list(scores(logits, drawn)) if scored else []
+            return (
+                [[kv.tail_keys for kv in after[0].kv], [kv.tail_values for kv in after[0].kv]],
+                [[state.conv_tails, state.recurrent] for state in after],
+                carry,
+                moved,
+                [tokens, samples, last],
+                [mx.stack(keys[1:], axis=1)] if keys else [],
+                found,
+            )
+
+        return step
+
+
+def _state_at(
+    bodies: list[list[mx.array]], tails: list[list[mx.array]], captured: Captured, last: mx.array
+) -> LayerStates:
+    """The states after the place `last` [B] of those captured."""
+    conv = [_choose(list(layer), last) for layer in zip(*(c[0] for c in captured), strict=True)]
+    recurrent = [
+        _choose(list(layer), last) for layer in zip(*(c[1] for c in captured), strict=True)
+    ]
+    return LayerStates.join(bodies, [*tails, conv, recurrent])
+
+
+def _guesses(
+    head: MtpHead,
+    variant: Variant,
+    carry: Arrays,
+    constants: Arrays,
+    moving: Arrays,
+    keys: list[mx.array],
+    given: mx.array,
+    generated: mx.array,
+) -> tuple[mx.array, Arrays]:
+    """The pending token and the guesses after it [B, T], and the carry with what the head saw."""
+    width, last = given.shape[1], carry["last"]
+    # What is given in place of the pending token is what came after the last place.
+    instead = (_count(carry["nexts"].shape[1]) == last[:, None]) & (given[:, :1] >= 0)
+    nexts = mx.where(instead, given[:, :1], carry["nexts"])
+    tokens = [mx.take_along_axis(nexts, last[:, None], axis=1)[:, 0]]
+    offsets, pairs = carry["head_offsets"], carry["pairs"]
+    hidden, head_keys, head_values = head(
+        carry["hidden"],
+        nexts,
+        carry["head_keys"],
+        carry["head_values"],
+        carry["head_counts"],
+        offsets,
+    )
+    counts = carry["head_counts"] + pairs
+    hidden = mx.take_along_axis(hidden, mx.maximum(pairs - 1, 0)[:, None, None], axis=1)
+    drawing = dict(moving)
+    for place in range(width - 1):
+        if keys:
+            drawing["key"] = keys[place]
+        drawing = count_fed(drawing, tokens[-1], generated[:, place])
+        logits = head.network.head(hidden[:, 0])
+        tokens.append(mx.maximum(sample(logits, variant, constants, drawing)[0], 0))
+        if place < width - 2:
+            hidden, head_keys, head_values = head(
+                hidden, tokens[-1][:, None], head_keys, head_values, counts + place, offsets
+            )
+    seen = {"head_keys": head_keys, "head_values": head_values, "head_counts": counts}
+    return mx.stack(tokens, axis=1), carry | seen
+
+
+def _sampled(
+    logits: mx.array,
+    variant: Variant,
+    constants: Arrays,
+    keys: list[mx.array],
+    counts: list[mx.array],
+    width: int,
+) -> mx.array:
+    """logits [B·T, V] -> what the rows' samplers draw at all places [B·T]."""
+    flat = {name: mx.repeat(array, width, axis=0) for name, array in constants.items()}
+    moving: Arrays = {}
+    if keys:
+        moving["key"] = mx.stack(keys[:-1], axis=1).flatten(0, 1)
+    if counts:
+        moving["counts"] = mx.stack(counts, axis=1).flatten(0, 1)
+    return sample(logits, variant, flat, moving)[0]
+
+
+def _keys(moving: Arrays, width: int) -> list[mx.array]:
+    """The samplers' keys [B, 2] before the first place and after each; none for greedy ones."""
+    if "key" not in moving:
+        return []
+    keys = [moving["key"]]
+    for _ in range(width):
+        keys.append(mx.vmap(lambda key: mx.random.split(key, 2))(keys[-1])[:, 0])
+    return keys
+
+
+def _counts(moving: Arrays, tokens: mx.array, generated: mx.array) -> list[mx.array]:
+    """The samplers' counts [B, V] after each of the tokens was fed; none without penalties."""
+    found: list[mx.array] = []
+    for place in range(tokens.shape[1]) if "counts" in moving else ():
+        moving = count_fed(moving, tokens[:, place], generated[:, place])
+        found.append(moving["counts"])
+    return found
+
+
+def _choose(arrays: Sequence[mx.array], place: mx.array) -> mx.array:
+    """Row b of arrays[place[b]]."""
+    chosen = arrays[0]
+    for index, array in enumerate(arrays[1:], 1):
+        where = (place >= index).reshape(-1, *[1] * (array.ndim - 1))
+        chosen = mx.where(where, array, chosen)
+    return chosen
+
+
+def _at(array: mx.array, place: mx.array) -> mx.array:
+    """array [B, T, n] -> [B, n]: row b at place[b]."""
+    return mx.take_along_axis(array, place[:, None, None], axis=1)[:, 0]
+
+
+@cache
+def _count(length: int) -> mx.array:
+    """0, 1, ... as data: a step would count them anew each time."""
+    return mx.array(np.arange(length, dtype=np.int32))
