@@ -204,7 +204,7 @@ def _loads(state: Health, model: str) -> Iterator[Metric]:
 
 def _speculation(state: Health) -> Iterator[Metric]:
     """Tokens that were drafted and those that were right, where the engine drafts."""
-    counts: Mapping[str, int] = getattr(state, "mtp", None) or {}
+    counts = state.mtp
     model = state.model.id if state.model else ""
     for name, key, text in (
         ("num_drafts", "steps", "Steps with drafted tokens."),

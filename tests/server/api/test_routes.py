@@ -88,6 +88,7 @@ def test_health_has_the_figures(served):
         "cache_entries": 5,
         "disk_cache_bytes": 4000,
         "model_state": "loaded",
+        "mtp": {},
         "uptime_s": 0.0,
     }
 
