@@ -84,7 +84,7 @@ def install(faults: Faults) -> None:
 
 
 def _into_the_model(faults: Faults) -> None:
-    from model.decoder import Decoder
+    from model.decoder import Decoder, Told
     from model.generation import Generation
 
     prefill, restore, step = Generation.prefill, Generation.restore, Decoder.step
@@ -100,12 +100,15 @@ def _into_the_model(faults: Faults) -> None:
             raise RuntimeError(OUT_OF_MEMORY)
         restore(self, spans, recurrent, tokens)
 
-    def faulty_step(self: Decoder) -> list[tuple[Generation, int]]:
+    def faulty_step(self: Decoder) -> Told:
         faults.strike("step", len(self.members))
-        results = step(self)
+        told = step(self)
+        if not faults.on("nan"):
+            return told
+        results = list(told)
         if results and faults.take("nan"):
             results[0] = (results[0][0], -1)
-        return results
+        return Told(results, [])
 
     Generation.prefill, Generation.restore = faulty_prefill, faulty_restore
     Decoder.step = faulty_step
