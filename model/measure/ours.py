@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 
@@ -19,6 +19,8 @@ from model.lane_state import LaneState
 from model.loading import Model, load_model
 from model.measure.bandwidth import measured_bandwidth
 from model.measure.protocol import answer_commands
+from model.mtp_policy import MtpDepth
+from model.prompt import encode_chat
 from model.sampler import Variant
 from model.sampling import SamplingParams
 from model.state import KVSpan
@@ -81,6 +83,59 @@ def host_time(model: Model, context: int, count: int) -> dict[str, Any]:
     return {"microseconds": found[WARM_STEPS:]}
 
 
+ASKED = (
+    "What is the capital of France?",
+    "Count from 3 to 40.",
+    "What is 17 + 25? Think carefully.",
+    "Repeat: red green blue.",
+    "Give the capital of Spain as JSON.",
+    "Who are you?",
+)
+
+
+def dialogues(model: Model, depth: int, tokens: int, temperature: float) -> dict[str, Any]:
+    """Answers to a few questions with `depth` tokens guessed ahead, 0 for none, `tokens` each at
+    most: tokens, the seconds they took, steps of the network, guesses and how many were right;
+    {"skipped": why} without a head.
+    """
+    mtp = model.steps.mtp
+    if mtp is None:
+        return {"skipped": "the checkpoint has no MTP head"}
+    policy, before = mtp.policy, mtp.policy.choice
+    policy.choice = cast(MtpDepth, depth)
+    found = {"tokens": 0, "steps": 0, "seconds": 0.0, "drafted": 0, "accepted": 0}
+    try:
+        for number, text in enumerate(ASKED):
+            prompt = encode_chat(
+                model.tokenizer,
+                model.template,
+                [{"role": "user", "content": text}],
+                tools=None,
+                enable_thinking=True,
+                preserve_thinking=True,
+            ).tokens
+            generation = model.generation(SamplingParams(temperature=temperature, seed=number))
+            generation.prefill(prompt[:-1])
+            generation.step(prompt[-1])
+            for _ in range(WARM_STEPS):
+                generation.step()
+            row = generation.row
+            row.outcomes.clear()
+            begin, count = time.perf_counter(), 0
+            while count < tokens and row.tokens[-1] not in model.config.generation.eos_token_ids:
+                generation.step()
+                count += 1
+            found["seconds"] += time.perf_counter() - begin
+            found["tokens"] += count
+            found["steps"] += len(row.outcomes) if depth else count
+            found["drafted"] += sum(guessed for guessed, _ in row.outcomes)
+            found["accepted"] += sum(right for _, right in row.outcomes)
+            generation.settle()
+    finally:
+        policy.choice = before
+    return found
+
+
 def after_context(model: Model, context: int) -> Generation:
     """A generation whose last tokens were really fed, before them made-up keys and values."""
     seed = model.generation(GREEDY)
@@ -117,6 +172,7 @@ def main(argv: Sequence[str]) -> None:
         {
             "prefill": lambda **given: prefill(model, **given),
             "decode": lambda **given: decode(model, **given),
+            "dialogues": lambda **given: dialogues(model, **given),
             "host_time": lambda **given: host_time(model, **given),
             "bandwidth": lambda: {"bytes_per_second": measured_bandwidth()},
         },

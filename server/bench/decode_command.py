@@ -14,14 +14,17 @@ from collections.abc import Sequence
 from model import device as devices
 from server.bench import receipt
 from server.bench.chart import Panel
+from server.bench.client import BenchError
 from server.bench.command import say
 from server.bench.decode_workers import Worker, turns
 from server.bench.receipt import Value, Values
+from server.bench.servers import OURS
 from server.bench.side_by_side import add_common_flags, numbers, run
 
 CONTEXTS = (1024, 4096, 16_384, 32_768, 65_536, 131_072)
 MOST_TOKENS = 240  # of one run: fewer than a tail, so that no merge falls into some runs only
 HOST_CALLS = 20
+DEPTHS = (0, 1, 2, 3)
 MIB = 1 << 20
 
 
@@ -40,6 +43,9 @@ def parser() -> argparse.ArgumentParser:
         help="calls of a step that its host time is the median of, 0 leaves it out "
         f"(default: {HOST_CALLS})",
     )
+    arguments.add_argument(
+        "--mtp", action="store_true", help="answers with 0 to 3 tokens guessed, and nothing else"
+    )
     receipt.add_output_flags(arguments)
     return arguments
 
@@ -52,6 +58,10 @@ def main(argv: Sequence[str]) -> int:
         arguments.error(f"--tokens: 1 to {MOST_TOKENS}; --rounds: at least 1")
     if options.host_calls < 0:
         arguments.error("--host-calls: at least 0")
+    if options.mtp:
+        asked = {"tokens": options.tokens, "asked": "questions for the demo, temperature 0 and 1"}
+        order = {"order": "rounds interleaved: 0 to 3 guessed, every other round 3 to 0"}
+        return run("decode", argv, options, measure_mtp, asked | order, lambda values: [])
     conditions = {
         "contexts": list(options.contexts),
         "tokens": options.tokens,
@@ -95,6 +105,28 @@ def measure(workers: Sequence[Worker], options: argparse.Namespace) -> Values:
             times = worker.ask("host_time", context=min(options.contexts), count=options.host_calls)
             median = statistics.median(times["microseconds"])
             values.add(worker.name, Value("host time of a step", "us", median, round_))
+    return values
+
+
+def measure_mtp(workers: Sequence[Worker], options: argparse.Namespace) -> Values:
+    """Speed of whole answers, and tokens a step, by how many tokens are guessed."""
+    values = Values()
+    worker = next(worker for worker in workers if worker.name == OURS)
+    for round_ in range(-1, options.rounds):  # the first one compiles
+        for depth in DEPTHS[:: -1 if round_ % 2 else 1]:
+            for temperature in (0.0, 1.0):
+                asked = {"depth": depth, "tokens": options.tokens, "temperature": temperature}
+                answer = worker.ask("dialogues", **asked)
+                if "skipped" in answer:
+                    raise BenchError(answer["skipped"])
+                if round_ < 0:
+                    continue
+                say(f"round {round_ + 1} of {options.rounds}: {depth} guessed")
+                how = f"{depth} guessed, temperature {temperature:g}"
+                speed = answer["tokens"] / answer["seconds"]
+                values.add(worker.name, Value(f"answers, {how}", "tok/s", speed, round_))
+                gain = 1 + answer["accepted"] / max(answer["steps"], 1)
+                values.add(worker.name, Value(f"tokens a step, {how}", "tokens", gain, round_))
     return values
 
 
