@@ -93,3 +93,10 @@ def write_head(folder: Path, head: MtpHead) -> None:
     arrays = {name: array.astype(mx.bfloat16) for name, array in sorted(arrays.items())}
     mx.save_safetensors(str(folder / HEAD), arrays, metadata={"format": "mlx"})
     name_head(folder)
+
+
+def read_head(head: MtpHead, folder: Path) -> None:
+    """The weights that write_head() wrote."""
+    stored: Any = mx.load(str(folder / HEAD))
+    arrays = {name.removeprefix("mtp."): array.astype(mx.float32) for name, array in stored.items()}
+    head.load_state_dict({name: torch.from_numpy(np.array(a)) for name, a in arrays.items()})

@@ -66,6 +66,13 @@ class Scripted:
 
     def ask(self, do: str, **values: Any) -> dict[str, Any]:
         self.asked.append((do, values))
+        if do == "dialogues":  # every guess costs half a step, every second one is right
+            depth = values["depth"]
+            steps = 10
+            tokens = steps + depth * steps // 2
+            seconds = steps * 0.01 * (1 + depth / 2)
+            guesses = {"drafted": depth * steps, "accepted": depth * steps // 2}
+            return {"tokens": tokens, "steps": steps, "seconds": seconds, **guesses}
         if do == "host_time":
             return {"microseconds": [1.0, 30.0, 31.0]}
         size = values["context"] if do == "decode" else values["tokens"]
@@ -94,6 +101,24 @@ def two(monkeypatch: pytest.MonkeyPatch) -> list[Scripted]:
 
 def figures(receipt: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {figure["name"]: figure for figure in receipt["figures"]}
+
+
+def test_decode_tells_what_guesses_gain(
+    two: list[Scripted], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["decode", "--mtp", "--rounds", "2", "--tokens", "8", "--json"]) == 0
+    found = figures(json.loads(capsys.readouterr().out))
+    for depth in range(4):
+        for temperature in (0, 1):
+            how = f"{depth} guessed, temperature {temperature}"
+            gain = found[f"tokens a step, {how}"]["servers"]["mxserve"]
+            assert gain["median"] == 1 + depth / 2
+            assert gain["count"] == 2
+            speed = found[f"answers, {how}"]["servers"]["mxserve"]["median"]
+            assert speed == pytest.approx(100)
+    depths = [asked["depth"] for do, asked in two[0].asked if asked["temperature"] == 0]
+    assert depths[4:] == [0, 1, 2, 3, 3, 2, 1, 0]
+    assert not two[1].asked
 
 
 def test_decode_tells_speed_time_memory_and_the_hosts_part(
