@@ -18,6 +18,7 @@ from model.steps import Steps
 
 SMALLEST_LANE = 1024
 GROWTH = 4
+_MOST_BETWEEN = 0.2  # of the time from step to step, for it to be a step's
 
 
 def lane_size(tokens: int) -> int:
@@ -45,7 +46,7 @@ class Decoder:
         self._lanes: dict[object, Lane | MtpLane] = {}
         self._members: list[Generation] = []
         self._told: Told | None = None
-        self._began = 0.0
+        self._began = self._ended = 0.0  # when the last step did
         self._stepped: tuple[Lane | MtpLane, int] | None = None  # the last step's, if it had one
 
     @property
@@ -98,6 +99,7 @@ class Decoder:
                 if token is not None:
                     plain.append((by_row[id(row)], token))
         self._told = Told(plain, guessing)
+        self._ended = self._clock()
         return self._told
 
     def abandon(self) -> list[Generation]:
@@ -160,7 +162,9 @@ class Decoder:
         lanes = list(self._lanes.values())
         if mtp is not None and self._stepped is not None and len(lanes) == 1:
             lane, rows = self._stepped
-            if lane is lanes[0] and rows == len(lane.rows):
+            between = now - self._ended  # a prompt's chunk, say
+            alone = between < _MOST_BETWEEN * (now - self._began)
+            if lane is lanes[0] and rows == len(lane.rows) and alone:
                 width = lane.depth + 1 if isinstance(lane, MtpLane) else 1
                 mtp.policy.costs.add(rows, width, now - self._began)
         self._began = now

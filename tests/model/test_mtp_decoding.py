@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 import mlx.core as mx
@@ -235,3 +236,81 @@ def _drawn_from(model: Model, tokens: list[int]) -> dict[int, float]:
     best = np.argsort(-logits)[:4]
     p = np.exp(logits[best] - logits[best[0]])
     return dict(zip(best.tolist(), (p / p.sum()).tolist(), strict=True))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_lost_rows_are_recovered_and_draw_what_they_would_have_drawn(
+    plain: Model, one_ahead: Model, steps: int
+) -> None:
+    sequences = [Sequence(i, 30 + i, i, joins=0, count=20) for i in range(3)]
+    decoder = one_ahead.decoder()
+    rows = [sequence.prefilled(one_ahead) for sequence in sequences]
+    said: list[list[int]] = [[] for _ in rows]
+    for row, sequence in zip(rows, sequences, strict=True):
+        decoder.join(row, sequence.prompt[-1])
+
+    def step() -> None:
+        for row, token in decoder.step():
+            said[rows.index(row)].append(token)
+
+    for _ in range(steps):
+        step()
+    decoder.abandon()
+    for index, lost in enumerate(rows):
+        rows[index], tokens = lost.recovered()
+        rows[index].prefill(tokens)
+        decoder.rejoin(rows[index])
+    while min(map(len, said)) < 20:
+        step()
+    for sequence, tokens in zip(sequences, said, strict=True):
+        assert_same(plain, sequence, tokens[:20], alone(plain, sequence))
+
+
+def test_rows_that_guess_go_on_beside_rows_that_do_not(plain: Model, one_ahead: Model) -> None:
+    sequences = [Sequence(i, 30 + i, 2 * i, joins=0, count=20) for i in range(2)]
+    decoder = one_ahead.decoder()
+    strict = one_ahead.generation(KINDS[0])
+    prompt = tokens_of(8, 30)
+    strict.prefill(prompt[:-1])
+    decoder.join(strict, prompt[-1], constraint=Even(after=0))
+    rows = [sequence.prefilled(one_ahead) for sequence in sequences]
+    said: dict[Generation, list[int]] = {row: [] for row in (strict, *rows)}
+    for row, sequence in zip(rows, sequences, strict=True):
+        decoder.join(row, sequence.prompt[-1])
+    lanes: set[tuple[bool, ...]] = set()
+    while min(map(len, said.values())) < 20:
+        for row, token in decoder.step():
+            said[row].append(token)
+        lanes.add(tuple(isinstance(row.lane, MtpLane) for row in said))
+    assert (False, True, True) in lanes
+    for sequence, row in zip(sequences, rows, strict=True):
+        assert_same(plain, sequence, said[row][:20], alone(plain, sequence))
+    assert said[strict][:20] == ruled(plain, 0, KINDS[0])[0][:20]
+
+
+class Clock:
+    """Read at the start and at the end of a step: one takes 50 ms, and 1 ms lies between two."""
+
+    def __init__(self) -> None:
+        self.now, self.steps = 0.0, cycle((0.001, 0.050))
+
+    def __call__(self) -> float:
+        self.now += next(self.steps)
+        return self.now
+
+
+def test_only_the_time_of_steps_is_told_to_the_policy(one_ahead: Model) -> None:
+    assert one_ahead.steps.mtp is not None
+    clock, costs = Clock(), one_ahead.steps.mtp.policy.costs
+    costs._seconds.clear()
+    decoder = Decoder(one_ahead.steps, clock=clock)
+    generation = Sequence(1, 20, 0, 0, 0).prefilled(one_ahead)
+    decoder.join(generation, 301)
+    for _ in range(4):
+        decoder.step()
+    before = dict(costs._seconds)
+    assert before == {(1, 2): pytest.approx(0.051)}
+    clock.now += 60  # a prompt
+    decoder.step()
+    assert costs._seconds == before
+    costs._seconds.clear()
