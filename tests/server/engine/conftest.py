@@ -400,7 +400,7 @@ class Lab:
             worker = engine._worker
             assert worker is not None
             if worker.dead is None or "loading" not in worker.dead:
-                worker._scheduler.check()
+                worker._jobs.scheduler.check()
                 assert worker.slots_used == worker.queued == 0
             assert not worker.accounts_broken, "slots or bytes did not add up"
 

@@ -222,7 +222,7 @@ def test_it_stops_while_unloaded_and_while_loading():
         stopping = asyncio.create_task(engine.stop(0))
         worker = engine._worker
         assert worker is not None
-        await true(lambda: worker._stopping)
+        await true(lambda: worker._jobs.stopping)
         loads.gate.set()
         await stopping
         assert (await Lab.read(stream)).error is not None
