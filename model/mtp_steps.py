@@ -57,10 +57,11 @@ class Outcome:
 
 
 class MtpSteps:
-    """Speculative steps of `head` behind its network. `coupled`: guesses are drawn with the noise
-    that the sampler will use there, else the likeliest token is guessed."""
+    """Speculative steps of `head` behind its network. The likeliest token is guessed, after
+    penalties; with `coupled` one drawn with the noise that the sampler will use there, which was
+    right less often on the demo at every temperature tried (docs/mtp.md)."""
 
-    def __init__(self, head: MtpHead, *, compiled: bool, coupled: bool = True):
+    def __init__(self, head: MtpHead, *, compiled: bool, coupled: bool = False):
         self.head = head
         self.compiled = compiled
         self.coupled = coupled

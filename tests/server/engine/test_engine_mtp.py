@@ -94,5 +94,5 @@ def test_guesses_are_counted(benches: tuple[Bench, Bench]) -> None:
     guessing.run(request, PromptCache(0), [512])
     counts = {name: count - before[name] for name, count in guessing.model.guesses.items()}
     assert counts["drafted"] == 2 * counts["steps"] > 0
-    assert 0 < counts["accepted"] < counts["drafted"]
+    assert 0 < counts["accepted"] <= counts["drafted"]
     assert plain.model.guesses == {}
