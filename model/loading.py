@@ -236,11 +236,12 @@ def load_model(
         progress=progress,
         plan=plan,
     )
-    if weights.set_aside:
-        log.info("%d vision and MTP tensors set aside", len(weights.set_aside))
     head_weights = mtp_plan and load_mtp(
         mtp_plan, config, compute_dtype=device.compute_dtype, dequantize=dequantize
     )
+    left = [name for name in weights.set_aside if head_weights is None or "mtp" not in name]
+    if left:
+        log.info("%d vision and MTP tensors set aside", len(left))
     network = Network(config, weights, device.compute_dtype, on_gpu=on_gpu)
     log.info("delta rule: %s", network.delta_rule_choice)
     rows = probe.admit(network, kernels, device=device.kind)

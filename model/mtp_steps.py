@@ -19,6 +19,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from model.kernels import VocabularyTopK
 from model.mtp import MtpHead
 from model.sampler import Arrays, Variant, count_fed, sample
 from model.scores import Scores, scores
@@ -139,7 +140,8 @@ class MtpSteps:
             normed = network.normed(hidden)
             logits = network.head(normed).flatten(0, 1)
             counts = _counts(moving, tokens, generated)
-            drawn = _sampled(logits, variant, constants, keys, counts, width)
+            top_k = network.kernels.vocabulary_top_k
+            drawn = _sampled(logits, variant, constants, keys, counts, width, top_k)
             samples = drawn.reshape(tokens.shape)
             agree = (tokens[:, 1:] == samples[:, :-1]).astype(mx.int32)
             last = mx.where(fixed > 0, fixed - 1, mx.cumprod(agree, axis=1).sum(axis=1))
@@ -215,7 +217,8 @@ def _guesses(
             drawing["key"] = keys[place]
         drawing = count_fed(drawing, tokens[-1], generated[:, place])
         logits = head.network.head(hidden[:, 0])
-        tokens.append(mx.maximum(sample(logits, variant, constants, drawing)[0], 0))
+        guess = sample(logits, variant, constants, drawing, head.network.kernels.vocabulary_top_k)
+        tokens.append(mx.maximum(guess[0], 0))
         if place < width - 2:
             hidden, head_keys, head_values = head(
                 hidden, tokens[-1][:, None], head_keys, head_values, counts + place, offsets
@@ -231,6 +234,7 @@ def _sampled(
     keys: list[mx.array],
     counts: list[mx.array],
     width: int,
+    top_k: VocabularyTopK,
 ) -> mx.array:
     """logits [B·T, V] -> what the rows' samplers draw at all places [B·T]."""
     flat = {name: mx.repeat(array, width, axis=0) for name, array in constants.items()}
@@ -239,7 +243,7 @@ def _sampled(
         moving["key"] = mx.stack(keys[:-1], axis=1).flatten(0, 1)
     if counts:
         moving["counts"] = mx.stack(counts, axis=1).flatten(0, 1)
-    return sample(logits, variant, flat, moving)[0]
+    return sample(logits, variant, flat, moving, top_k)[0]
 
 
 def _keys(moving: Arrays, width: int) -> list[mx.array]:
