@@ -34,9 +34,10 @@ expect.set_options(timeout=20_000)  # CI's machines are small and shared
 FRANCE = "What is the capital of France?"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """One Chromium for all tests; skips where there is none."""
+    """One Chromium for a file's tests; skips where there is none. Not for the whole session:
+    Playwright keeps an event loop running in this thread, and others' asyncio.run() would fail."""
     found = os.environ.get("MXSERVE_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
     if found is None:
         pytest.skip("no Chromium (Debian: apt-get install chromium)")
