@@ -46,8 +46,38 @@ class DeltaNet:
         self, x: mx.array, conv_tail: mx.array, recurrent: mx.array, kernels: Kernels
     ) -> tuple[mx.array, mx.array, mx.array]:
         """One token of each row: x [B, 1, hidden]; the rest as in prefill()."""
-        out, conv_tail, recurrent = kernels.delta_step(
-            self.in_proj_qkvz(x),
+        qkvz = self.in_proj_qkvz(x)
+        out, conv_tail, recurrent = self._fed(kernels, qkvz, x, conv_tail, recurrent)
+        return self.out_proj(out), conv_tail, recurrent
+
+    def several(
+        self, x: mx.array, conv_tail: mx.array, recurrent: mx.array, kernels: Kernels
+    ) -> tuple[mx.array, list[tuple[mx.array, mx.array]]]:
+        """A few tokens of each row, x [B, T, hidden], one after the other -> output, and the
+        convolution tail and the recurrent matrices after each of them."""
+        qkvz = self.in_proj_qkvz(x)
+        outputs: list[mx.array] = []
+        states: list[tuple[mx.array, mx.array]] = []
+        for t in range(x.shape[1]):
+            one = slice(t, t + 1)
+            out, conv_tail, recurrent = self._fed(
+                kernels, qkvz[:, one], x[:, one], conv_tail, recurrent
+            )
+            outputs.append(out)
+            states.append((conv_tail, recurrent))
+        return self.out_proj(mx.concatenate(outputs, axis=1)), states
+
+    def _fed(
+        self,
+        kernels: Kernels,
+        qkvz: mx.array,
+        x: mx.array,
+        conv_tail: mx.array,
+        recurrent: mx.array,
+    ) -> tuple[mx.array, mx.array, mx.array]:
+        """One token of each row, before the output projection."""
+        return kernels.delta_step(
+            qkvz,
             x,
             self.in_proj_ab,
             conv_tail,
@@ -60,34 +90,6 @@ class DeltaNet:
             self.key_heads,
             self.value_heads,
         )
-        return self.out_proj(out), conv_tail, recurrent
-
-    def several(
-        self, x: mx.array, conv_tail: mx.array, recurrent: mx.array, kernels: Kernels
-    ) -> tuple[mx.array, list[tuple[mx.array, mx.array]]]:
-        """A few tokens of each row, x [B, T, hidden], one after the other -> output, and the
-        convolution tail and the recurrent matrices after each of them."""
-        qkvz = self.in_proj_qkvz(x)
-        outputs: list[mx.array] = []
-        states: list[tuple[mx.array, mx.array]] = []
-        for t in range(x.shape[1]):
-            out, conv_tail, recurrent = kernels.delta_step(
-                qkvz[:, t : t + 1],
-                x[:, t : t + 1],
-                self.in_proj_ab,
-                conv_tail,
-                self.conv_taps,
-                self.decay_rate,
-                self.dt_bias,
-                self.norm,
-                self.eps,
-                recurrent,
-                self.key_heads,
-                self.value_heads,
-            )
-            outputs.append(out)
-            states.append((conv_tail, recurrent))
-        return self.out_proj(mx.concatenate(outputs, axis=1)), states
 
     def prefill(
         self, x: mx.array, conv_tail: mx.array, recurrent: mx.array

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -15,7 +14,6 @@ import model.convert.convert as running
 from model.checkpoint import load_weights
 from model.config import read_config
 from model.convert.convert import units_of
-from model.convert.job import Job
 from model.convert.journal import RECORD
 from model.convert.plan import MTP_FILE, plan_conversion
 from model.convert.prescale import Scaling
@@ -27,23 +25,10 @@ from model.loading import load_model
 from model.random_checkpoint import write_random_checkpoint
 from model.random_values import GEOMETRIES
 from model.safetensors_files import stored_tensors
+from tests.model.convert.jobs import job_of
 
 ROOT = Path(__file__).parents[3]
 TOKENS = [5 + 7 * i % 400 for i in range(40)]
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("original")
-    write_random_checkpoint(
-        folder, layers=4, format="original", shards=3, with_vision=True, with_mtp=True
-    )
-    return folder
-
-
-def job_of(source: Path, target: Path, recipe: str = "ud-mxfp8", **options: Any) -> Job:
-    plan = plan_conversion(open_source(source), RECIPES[recipe], **options)
-    return Job(plan, target, None, "auto", "test")
 
 
 def logits(folder: Path) -> mx.array:

@@ -17,29 +17,14 @@ import pytest
 
 import model.convert.convert as running
 from model.convert.convert import units_of
-from model.convert.job import Job
 from model.convert.journal import FOLDER
 from model.convert.plan import plan_conversion
 from model.convert.recipe import RECIPES
 from model.convert.source import open_source
 from model.errors import CheckpointError
-from model.random_checkpoint import write_random_checkpoint
+from tests.model.convert.jobs import job_of
 
 ROOT = Path(__file__).parents[3]
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("original")
-    write_random_checkpoint(
-        folder, layers=4, format="original", shards=3, with_vision=True, with_mtp=True
-    )
-    return folder
-
-
-def job_of(source: Path, target: Path, recipe: str = "ud-mxfp8", **options: Any) -> Job:
-    plan = plan_conversion(open_source(source), RECIPES[recipe], **options)
-    return Job(plan, target, None, "auto", "test")
 
 
 def contents(folder: Path) -> dict[str, bytes]:
