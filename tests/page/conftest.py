@@ -88,9 +88,9 @@ def start_page_server(
         server.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def page_server(browser: Browser, start_page_server: Callable[..., PageServer]) -> PageServer:
-    """One server for all tests that do not end it. (Without a browser none is started.)"""
+    """One server for a file's tests that do not end it. (Without a browser none is started.)"""
     return start_page_server()
 
 
