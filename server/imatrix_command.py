@@ -6,18 +6,23 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from model.errors import CheckpointError
-from model.quality.text import TOKENS, WINDOW, read_text, windows
+from model.quality.text import TOKENS, read_text
+from server.reading_texts import (
+    EXIT_FAILED,
+    EXIT_STOPPED,
+    add_text_flags,
+    layers_done,
+    windows_of,
+)
 
 if TYPE_CHECKING:
     from model.convert.imatrix import Imatrix
     from model.quality.streaming import StreamedCheckpoint
-
-EXIT_FAILED, EXIT_STOPPED = 1, 130
 
 
 def parser() -> argparse.ArgumentParser:
@@ -35,32 +40,6 @@ def parser() -> argparse.ArgumentParser:
     return arguments
 
 
-def add_text_flags(arguments: argparse.ArgumentParser, *, tokens: int) -> None:
-    """How much of a text is read, and how."""
-    add = arguments.add_argument
-    add("--tokens", type=_positive, default=tokens, help=f"at most so many (default: {tokens})")
-    add("--window", type=_window, default=WINDOW, help=f"tokens read at once (default: {WINDOW})")
-    add("--parse-special", action="store_true", help="control tokens in the text are ones")
-
-
-def _positive(text: str) -> int:
-    return _at_least(text, 1)
-
-
-def _window(text: str) -> int:
-    return _at_least(text, 2)
-
-
-def _at_least(text: str, least: int) -> int:
-    try:
-        number = int(text.replace(",", ""))
-    except ValueError:
-        number = least - 1
-    if number < least:
-        raise argparse.ArgumentTypeError(f"expected a whole number from {least} on, found {text!r}")
-    return number
-
-
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit status."""
     options = parser().parse_args(argv)
@@ -71,13 +50,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         texts = [read_text(path) for path in options.texts]
         checkpoint = open_checkpoint(options.model)
-        found = windows(
-            checkpoint.tokenizer(),
-            texts,
-            length=options.window,
-            most=options.tokens,
-            parse_special=options.parse_special,
-        )
+        found = windows_of(options, checkpoint.tokenizer(), texts)
         names = [path.name for path in options.texts]
         imatrix = make_imatrix(checkpoint, found, datasets=names, progress=layers_done())
         write_imatrix(options.output, imatrix, checkpoint.config)
@@ -105,14 +78,3 @@ def summary(checkpoint: StreamedCheckpoint, imatrix: Imatrix, output: Path, toke
         )
     lines += [f"no input seen: {name}" for name in imatrix.missing(checkpoint.config)]
     return "\n".join(lines)
-
-
-def layers_done() -> Callable[[int, int], None]:
-    """Tells on stderr how far it is, over itself on a terminal."""
-    terminal = sys.stderr.isatty()
-
-    def show(done: int, total: int) -> None:
-        end = "\r" if terminal and done < total else "\n"
-        print(f"layer {done} of {total}", end=end, file=sys.stderr, flush=True)
-
-    return show

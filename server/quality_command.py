@@ -11,9 +11,15 @@ from typing import TYPE_CHECKING
 
 from model.errors import CheckpointError
 from model.quality.report import page
-from model.quality.text import TOKENS, read_text, windows
+from model.quality.text import TOKENS, read_text
 from server.bench.chart import Panel, svg
-from server.imatrix_command import EXIT_FAILED, EXIT_STOPPED, add_text_flags, layers_done
+from server.reading_texts import (
+    EXIT_FAILED,
+    EXIT_STOPPED,
+    add_text_flags,
+    layers_done,
+    windows_of,
+)
 
 if TYPE_CHECKING:
     from model.quality.compare import Comparison
@@ -54,13 +60,7 @@ def main(argv: Sequence[str]) -> int:
         texts = [read_text(path) for path in options.text]
         reference = open_checkpoint(options.reference)
         others = named([_opened(given) for given in options.others])
-        found = windows(
-            reference.tokenizer(),
-            texts,
-            length=options.window,
-            most=options.tokens,
-            parse_special=options.parse_special,
-        )
+        found = windows_of(options, reference.tokenizer(), texts)
         compared = compare(reference, others, found, progress=layers_done())
         if options.plot is not None:
             options.plot.write_text(plot(compared), encoding="utf-8")
