@@ -164,7 +164,7 @@ class Model:
         for length, sampling in zip(WARM_UP_LENGTHS, (greedy, filtered), strict=True):
             self._warm(length, sampling, constraint=_Waking(self.config.vocab_size))
         if self.steps.mtp is not None:
-            report(f"MTP: {measure_mtp(self.steps, self.steps.mtp)}")
+            report(f"MTP: {measure_mtp(self.steps, self.steps.mtp, WARM_UP_LENGTHS)}")
         kind = "compiled" if self.steps.compiled else "uncompiled"
         report(f"{kind} decode steps ready after {time.monotonic() - begin:.1f} s")
 

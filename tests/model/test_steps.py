@@ -8,6 +8,7 @@ import mlx.core as mx
 import pytest
 
 from model.loading import DEMO_FOLDER, WARM_UP_LENGTHS, load_model
+from model.mtp_policy import MtpDepth
 from model.sampling import SamplingParams
 from model.steps import StepFunction, Steps, compiler_available
 
@@ -29,7 +30,10 @@ def test_without_a_compiler_steps_run_uncompiled_and_say_so(
     assert float(mx.abs(logits - expected).max()) < 1e-4
 
 
-def test_warming_up_compiles_the_steps_of_first_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("depth", [0, 1])
+def test_warming_up_compiles_the_steps_of_first_requests(
+    monkeypatch: pytest.MonkeyPatch, depth: MtpDepth
+) -> None:
     traces: list[object] = []
     compile_step = mx.compile
 
@@ -41,7 +45,7 @@ def test_warming_up_compiles_the_steps_of_first_requests(monkeypatch: pytest.Mon
         return compile_step(traced)
 
     monkeypatch.setattr(mx, "compile", counting)
-    model = load_model(DEMO_FOLDER)
+    model = load_model(DEMO_FOLDER, mtp_depth=depth)
     model.warm_up()
     warmed = len(traces)
     assert warmed
