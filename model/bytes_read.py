@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import prod
 
+from model.draft_head import guessed_of
 from model.geometry import Geometry, stored_parts
-from model.tensors import TensorSpec, expected_tensors
+from model.tensors import TensorSpec, expected_mtp_tensors, expected_tensors
 
 ITEM_BYTES = {"uint32": 4, "float32": 4, "bfloat16": 2, "uint8": 1}
 PARTS: tuple[str, ...] = (
@@ -48,6 +49,29 @@ def tensor_bytes(geometry: Geometry, *, dequantized: bool = False) -> dict[str, 
     return {
         name: _stored(geometry, name, tensor, dequantized) * _share(geometry, name)
         for name, tensor in expected_tensors(geometry.config).items()
+    }
+
+
+def guess_bytes(geometry: Geometry, guesses: int, controls: int) -> dict[str, float]:
+    """Part -> bytes of weights and state that a step with `guesses` guesses reads beyond those of
+    a step without, given the head in bfloat16, as the original repository has it, and `controls`
+    control tokens behind the frequent ones (see model.draft_head)."""
+    config, fed = geometry.config, guesses + 1
+    table, per_guess, per_token = expected_mtp_tensors(config), 0.0, 0.0
+    for name, tensor in table.items():
+        size = prod(tensor.shape) * ITEM_BYTES["bfloat16"] * _share(geometry, name)
+        if ".switch_mlp." in name:
+            per_token += size
+        else:
+            per_guess += size
+    weights = weight_bytes(geometry)
+    part = guessed_of(config.vocab_size, controls) / config.vocab_size
+    return {
+        "experts of more tokens": guesses * (weights["experts"] + weights["embedding"]),
+        # It sees what the step before accepted, then its own guesses.
+        "MTP head": guesses * per_guess + (fed + guesses - 1) * per_token,
+        "draft head": guesses * part * weights["head"],
+        "state after each token": guesses * state_bytes(geometry) / 2,  # written, read once
     }
 
 

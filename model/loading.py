@@ -18,6 +18,7 @@ from model.checkpoint import dequantize_fits, load_weights
 from model.config import ModelConfig, read_config
 from model.constraint import WORD, Mask, TokenConstraint
 from model.decoder import Decoder
+from model.draft_head import DraftHead
 from model.errors import CheckpointError
 from model.generation import Generation
 from model.hub import hub_snapshot
@@ -248,7 +249,9 @@ def load_model(
     log.info("kernels: %s", summary(rows))
     steps = Steps(network, on_gpu=on_gpu)
     if head_weights is not None:
-        head = MtpHead(config, head_weights, network, on_gpu=on_gpu)
+        controls = [control.id for control in tokenizer.controls.values()]
+        draft = DraftHead.of(network.lm_head, config.vocab_size, controls)
+        head = MtpHead(config, head_weights, network, on_gpu=on_gpu, draft=draft)
         steps.mtp = Mtp(MtpSteps(head, compiled=steps.compiled), DepthPolicy(mtp_depth))
     is_demo = folder.resolve() == DEMO_FOLDER.resolve()
     return Model(

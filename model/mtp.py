@@ -16,6 +16,7 @@ import mlx.core as mx
 from model import delta_rule
 from model.attention import Attention, KVBuffers
 from model.config import ModelConfig
+from model.draft_head import DraftHead
 from model.network import Layer, Network
 from model.quantized import ArraySource, linear
 
@@ -23,11 +24,21 @@ WINDOW = 1024  # tokens that it sees at least, where there are so many
 
 
 class MtpHead:
-    """The head over given arrays, behind `network`."""
+    """The head over given arrays, behind `network`. draft: what turns its output into logits where
+    one of a part of the vocabulary is guessed; None: the network's output head."""
 
-    def __init__(self, config: ModelConfig, source: ArraySource, network: Network, *, on_gpu: bool):
+    def __init__(
+        self,
+        config: ModelConfig,
+        source: ArraySource,
+        network: Network,
+        *,
+        on_gpu: bool,
+        draft: DraftHead | None = None,
+    ):
         self.config = config
         self.network = network
+        self.draft = draft
         self.fc = linear(source, "mtp.fc")
         self.embedding_norm = source.arrays["mtp.pre_fc_norm_embedding.weight"]
         self.hidden_norm = source.arrays["mtp.pre_fc_norm_hidden.weight"]

@@ -21,7 +21,7 @@ import numpy as np
 
 from model.kernels import VocabularyTopK
 from model.mtp import MtpHead
-from model.sampler import Arrays, Variant, count_fed, sample
+from model.sampler import BY_TOKEN, Arrays, Variant, count_fed, sample
 from model.scores import Scores, scores
 from model.state import LayerStates
 
@@ -216,15 +216,30 @@ def _guesses(
         if keys:
             drawing["key"] = keys[place]
         drawing = count_fed(drawing, tokens[-1], generated[:, place])
-        logits = head.network.head(hidden[:, 0])
-        guess = sample(logits, variant, constants, drawing, head.network.kernels.vocabulary_top_k)
-        tokens.append(mx.maximum(guess[0], 0))
+        tokens.append(_guess(head, variant, hidden[:, 0], constants, drawing))
         if place < width - 2:
             hidden, head_keys, head_values = head(
                 hidden, tokens[-1][:, None], head_keys, head_values, counts + place, offsets
             )
     seen = {"head_keys": head_keys, "head_values": head_values, "head_counts": counts}
     return mx.stack(tokens, axis=1), carry | seen
+
+
+def _guess(
+    head: MtpHead, variant: Variant, hidden: mx.array, constants: Arrays, moving: Arrays
+) -> mx.array:
+    """The token [B] guessed from `hidden` [B, H]."""
+    network, draft = head.network, head.draft
+    top_k = network.kernels.vocabulary_top_k
+    if draft is None or not variant.greedy:  # a draw's noise is that of the whole vocabulary
+        guess = sample(network.head(hidden), variant, constants, moving, top_k)[0]
+        return mx.maximum(guess, 0)
+    cut = [
+        {name: draft.cut(x) if name in BY_TOKEN else x for name, x in arrays.items()}
+        for arrays in (constants, moving)
+    ]
+    guess = sample(draft(hidden), variant, *cut, top_k)[0]
+    return draft.tokens(mx.maximum(guess, 0))
 
 
 def _sampled(

@@ -41,6 +41,11 @@ class Linear:
     def __call__(self, x: mx.array) -> mx.array:
         return x @ self.transposed
 
+    def outputs(self, chosen: slice | mx.array) -> Linear:
+        """The map to some of its outputs; a slice shares the memory."""
+        mx.eval(weight := self.weight[chosen])
+        return Linear(weight)
+
 
 @dataclass(frozen=True, slots=True)
 class QuantizedLinear:
@@ -62,6 +67,12 @@ class QuantizedLinear:
             bits=self.spec.bits,
             mode=self.spec.mode,
         )
+
+    def outputs(self, chosen: slice | mx.array) -> QuantizedLinear:
+        """The map to some of its outputs; a slice shares the memory."""
+        biases = None if self.biases is None else self.biases[chosen]
+        mx.eval(parts := (self.weight[chosen], self.scales[chosen], biases))
+        return QuantizedLinear(*parts, self.spec)
 
 
 @dataclass(frozen=True, slots=True)

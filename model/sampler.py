@@ -24,6 +24,7 @@ from model.largest import MOST
 from model.sampling import SamplingParams
 
 Arrays = dict[str, mx.array]
+BY_TOKEN = ("bias", "in_prompt", "counts")  # the arrays [B, V]
 FEW = (32, MOST)  # sizes of the few, so that not every top_k has a step compiled of its own
 
 

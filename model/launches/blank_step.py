@@ -5,7 +5,7 @@ The step can be recorded, or called for the time that calling takes; its results
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import mlx.core as mx
@@ -21,7 +21,7 @@ from model.sampler import Arrays, SamplerRow, Variant, gather
 from model.sampling import SamplingParams
 from model.state import LayerStates, SequenceState, bucket
 from model.steps import Steps
-from model.tensors import expected_tensors
+from model.tensors import TensorSpec, expected_tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +41,20 @@ class BlankWeights:
     ) -> BlankWeights:
         """Matrices packed as `specs` says, what is not packed in `dtype`; with `joined` as the
         loader has them, else as in files."""
+        found = joins(config, specs.get) if joined else ()
+        return BlankWeights.of_table(expected_tensors(config), found, specs, dtype)
+
+    @staticmethod
+    def of_table(
+        table: Mapping[str, TensorSpec],
+        joins: Iterable[Join],
+        specs: Mapping[str, QuantSpec | None],
+        dtype: mx.Dtype,
+    ) -> BlankWeights:
+        """The same for the tensors of `table`."""
         arrays: dict[str, mx.array] = {}
         quantized: dict[str, QuantSpec] = {}
-        for name, tensor in expected_tensors(config).items():
+        for name, tensor in table.items():
             module = name.removesuffix(".weight")
             if tensor.kind != "matrix":
                 kept = mx.float32 if tensor.kind == "float32" else dtype
@@ -55,7 +66,7 @@ class BlankWeights:
             for suffix, (shape, stored) in stored_parts(tensor.shape, spec).items():
                 kept = dtype if stored == "bfloat16" else getattr(mx, stored)
                 arrays[f"{module}.{suffix}"] = blank(shape, kept)
-        for join in joins(config, specs.get) if joined else ():
+        for join in joins:
             _join(join, arrays, quantized)
         return BlankWeights(arrays, quantized)
 

@@ -14,15 +14,18 @@ from typing import Any
 
 import mlx.core as mx
 
+from model import mtp_steps as mtp_steps_module
 from model import steps as steps_module
 from model.attention import Attention
 from model.config import LayerType
 from model.delta_net import DeltaNet
+from model.draft_head import DraftHead
 from model.experts import Experts
 from model.geometry import Geometry
 from model.kernels import Kernels
 from model.kernels.candidates import candidates, or_twin
 from model.kernels.metal import Launch
+from model.launches.blank_guess import BlankGuess
 from model.launches.blank_step import BlankStep
 from model.launches.counts import Counts, counted
 from model.launches.fusion import fused
@@ -39,10 +42,15 @@ CONTEXT = 4096
 # Whose calls are told apart: (owner, attribute, part).
 WATCHED: Sequence[tuple[Any, str, str]] = (
     (DeltaNet, "step", "DeltaNet mixers"),
+    (DeltaNet, "several", "DeltaNet mixers"),
     (Attention, "step", "attention mixers"),
+    (Attention, "several", "attention mixers"),
     (Experts, "step", "experts"),
     (Network, "logits", "head"),
+    (Network, "head", "head"),
+    (DraftHead, "__call__", "head"),
     (steps_module, "sample", "sampler"),
+    (mtp_steps_module, "sample", "sampler"),
 )
 
 
@@ -51,7 +59,9 @@ class Case:
     """What is counted: one token of one sequence after `context` tokens. kernels: as if the
     admission had taken every kernel that takes these shapes, else none of them; without: but for
     those of these regions. compiled: whether mx.compile joins elementwise chains. joined: whether
-    the loader joins matrices. few: whether a small top_k is found without sorting."""
+    the loader joins matrices. few: whether a small top_k is found without sorting. guesses: of the
+    MTP head in the step, which then is one for several tokens; its own launches are told under the
+    parts they are like."""
 
     kernels: bool = False
     context: int = CONTEXT
@@ -60,6 +70,7 @@ class Case:
     compiled: bool = True
     joined: bool = True
     few: bool = True
+    guesses: int = 0
 
 
 def count_step(geometry: Geometry, case: Case = Case()) -> Counts:
@@ -102,6 +113,9 @@ def record_step(geometry: Geometry, kinds: Sequence[str], case: Case) -> Graph:
         joined=case.joined,
         few=case.few,
     )
+    if case.guesses:
+        nexts = mx.zeros((1, case.guesses + 1), mx.int32)
+        return record(BlankGuess.of(step, case.guesses), nexts, stand_ins=stand_ins)
     return record(step, mx.array([0], mx.int32), stand_ins=stand_ins)
 
 

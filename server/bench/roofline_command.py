@@ -14,14 +14,23 @@ from typing import Any
 
 from model import command_buffers
 from model import device as devices
-from model.bytes_read import CONTEXTS, kv_bytes, state_bytes, total_bytes, weight_bytes
+from model.bytes_read import (
+    CONTEXTS,
+    guess_bytes,
+    kv_bytes,
+    state_bytes,
+    total_bytes,
+    weight_bytes,
+)
 from model.command_buffers import ELEMENTS, OPS
 from model.errors import CheckpointError
 from model.geometry import NAMES, Geometry, named, of_checkpoint, toy
 from model.launches import counts
+from model.launches.blank_guess import CONTROLS
 from model.launches.decode import CONTEXT, Case, count_step, whole_step
 from model.measure.bandwidth import measured_bandwidth
 from model.measure.host import host_times
+from model.mtp_flight import MOST_DEPTH
 from model.sampling import SamplingParams
 from server.bench import receipt, report, roofline_peer
 from server.bench.client import BenchError
@@ -104,6 +113,7 @@ def roofline(geometry: Geometry, options: argparse.Namespace, folder: Path) -> d
             "with_twins_only": twins,
         },
         "bytes": _bytes(geometry),
+        "guesses": _guesses(geometry),
         "host": _host(geometry),
     }
     found["bytes_per_token"] = found["bytes"]["total"]["0"]
@@ -135,6 +145,17 @@ def _launches(geometry: Geometry, case: Case) -> dict[str, Any]:
             name: counts.command_buffers(step, operations=operations, megabytes=megabytes)
             for name, (operations, megabytes) in BUFFER_LIMITS.items()
         },
+    }
+
+
+def _guesses(geometry: Geometry) -> dict[str, Any]:
+    """Guesses in a step -> its launches with every kernel, and the bytes that it reads more."""
+    return {
+        str(count): {
+            "launches": count_step(geometry, Case(kernels=True, guesses=count)).total(),
+            "more_bytes": {k: round(v) for k, v in guess_bytes(geometry, count, CONTROLS).items()},
+        }
+        for count in range(1, MOST_DEPTH + 1)
     }
 
 

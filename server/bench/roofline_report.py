@@ -19,6 +19,8 @@ def page(found: Mapping[str, Any]) -> str:
         _launches(found),
         "Bytes read per token",
         _bytes(found["bytes"]),
+        "A step that feeds guesses of the MTP head too, greedy, every kernel",
+        _guesses(found),
         "Host time to call a step",
         _host(found),
         "Limit by memory bandwidth",
@@ -58,6 +60,18 @@ def _bytes(sizes: Mapping[str, Any]) -> str:
     rows.append([state, f"{sizes[state] / 1e6:,.1f}"])
     for context, size in sizes["total"].items():
         rows.append([f"together after {int(context):,} tokens", f"{size / 1e6:,.1f}"])
+    return aligned(rows)
+
+
+def _guesses(found: Mapping[str, Any]) -> str:
+    """Launches and bytes, and how many tokens it has to give for the bytes of as many plain
+    steps."""
+    plain, alone = found["bytes"]["total"]["0"], found["launches"][EVERY]["total"]
+    rows = [["guesses", "launches", "MB", "tokens to pay for the bytes"]]
+    rows.append(["0", f"{alone:,}", f"{plain / 1e6:,.0f}", ""])
+    for count, step in found["guesses"].items():
+        size = plain + sum(step["more_bytes"].values())
+        rows.append([count, f"{step['launches']:,}", f"{size / 1e6:,.0f}", f"{size / plain:.2f}"])
     return aligned(rows)
 
 

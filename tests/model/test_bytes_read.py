@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from model.bytes_read import kv_bytes, state_bytes, total_bytes, weight_bytes
+from model.bytes_read import guess_bytes, kv_bytes, state_bytes, total_bytes, weight_bytes
 from model.geometry import named, of_checkpoint, of_text
 from model.random_checkpoint import write_random_checkpoint
 from model.random_values import GEOMETRIES
@@ -52,6 +52,28 @@ def test_the_real_file_by_context(real, context, megabytes):
 
 def test_the_recurrent_state_is_read_and_written(real):
     assert state_bytes(real) == 2 * 30 * (32 * 128 * 128 * 4 + 3 * 8192 * 2)
+
+
+@pytest.mark.parametrize("guesses", [1, 3])
+def test_what_guesses_of_the_real_model_add(real, guesses):
+    attention = (8192 + 512 + 512) * 2048 + 4096 * 2048 + 2 * 256
+    once = 2048 * 4096 + attention + 257 * 2048 + 3 * 512 * 2048 + 5 * 2048
+    places = 2 * guesses  # what was accepted, and what is guessed
+    expert = 8 * 3 * 512 * 2048
+    by_hand = {
+        "experts of more tokens": guesses * (40 * expert + 2048 * 1.03125) * MXFP8,
+        "MTP head": (guesses * once + places * expert) * BF16,
+        "draft head": guesses * (65_536 + 32) * 2048 * AFFINE8,
+        "state after each token": guesses * state_bytes(real) / 2,
+    }
+    found = guess_bytes(real, guesses, 32)
+    assert found == pytest.approx(by_hand, rel=1e-4)
+
+
+def test_guesses_of_a_small_vocabulary_read_the_whole_head():
+    tiny = named("tiny")
+    head = weight_bytes(tiny)["head"]
+    assert guess_bytes(tiny, 2, 32)["draft head"] == pytest.approx(2 * head)
 
 
 def test_other_formats_read_more_or_less(real):

@@ -60,6 +60,15 @@ def test_kernels_launch_less_than_their_twins(tiny: dict[str, Any]) -> None:
     }
 
 
+def test_every_guess_adds_launches_and_bytes(tiny: dict[str, Any]) -> None:
+    steps = [tiny["guesses"][count] for count in ("1", "2", "3")]
+    launches = [tiny["launches_per_token"], *(step["launches"] for step in steps)]
+    assert launches == sorted(set(launches))
+    for part in steps[0]["more_bytes"]:
+        sizes = [step["more_bytes"][part] for step in steps]
+        assert 0 < sizes[0] < sizes[1] < sizes[2]
+
+
 def test_the_limit_is_the_bandwidth_over_the_bytes(tiny: dict[str, Any]) -> None:
     assert tiny["bandwidth"] == {"bytes_per_second": 400e9, "measured": False}
     for context, rate in tiny["limit_tok_s"].items():
@@ -75,6 +84,7 @@ def test_the_real_geometry_at_the_cards_bandwidth(
     lines = {line.rsplit("  ", 1)[0].strip(): line for line in capsys.readouterr().out.splitlines()}
     assert lines["together after 0 tokens"].endswith("3,513.8")
     assert lines["after 0 tokens, as stored"].endswith("113.8")
+    assert next(line for line in lines.values() if line.startswith("1  ")).endswith("1.41")
 
 
 def test_a_model_at_hand_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
