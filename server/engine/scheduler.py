@@ -25,6 +25,7 @@ Key = TypeVar("Key", bound=Hashable)
 ALONE_S = 0.4
 MIN_CHUNK_ALONE = 128
 LONGEST_S = 5.0
+_OF_GAP = 0.9  # what is planned for: the rest is the way to the client, and what was not foreseen
 _SMOOTHING = 0.3
 _MAX_RETRY_S = 60
 
@@ -76,11 +77,12 @@ class Scheduler(Generic[Key]):
     """Rounds of turns: one Decode for all decoding rows, then admissions and chunks of prompts.
 
     A round is the gap that a running stream sees. What is done in it besides Decode is sized by
-    measured time so that it takes `target_gap_s` seconds; one piece of work, of MIN_CHUNK tokens at
-    least, is done in every round even where there is no room, so that nobody starves. With nobody
-    decoding a chunk may take ALONE_S. Prompts share prefill chunk by chunk: the one with the fewest
-    tokens left and the oldest in turn. A request takes `slots` of `max_batch` rows; up to
-    `max_queue` wait beyond those that fit into the free ones. clock: seconds, monotonic.
+    measured time so that the gap stays within `target_gap_s` seconds; one piece of work, of
+    MIN_CHUNK tokens at least, is done in every round even where there is no room, so that nobody
+    starves. With nobody decoding a chunk may take ALONE_S. Prompts share prefill chunk by chunk:
+    the one with the fewest tokens left and the oldest in turn. A request takes `slots` of
+    `max_batch` rows; up to `max_queue` wait beyond those that fit into the free ones. clock:
+    seconds, monotonic.
 
     Not thread-safe: every call, from whatever thread, under one lock.
     """
@@ -262,7 +264,8 @@ class Scheduler(Generic[Key]):
         if not rows:
             return self._work(ALONE_S, rows)
         spent = self.clock() - self._round_began
-        work = self._work(self.target_gap_s - spent - self._decode_s.seconds(rows), rows)
+        room = _OF_GAP * self.target_gap_s - spent - self._decode_s.seconds(rows)
+        work = self._work(room, rows)
         if work is not None:
             self._worked = True
             return work

@@ -54,8 +54,8 @@ def test_a_fixed_cost_of_chunks_does_not_hold_them_small():
     device = Device(token_s=0.0002, chunk_s=0.05)
     chat = Client("chat", prompt=16, answers=(2000,))
     run = Simulation([chat, Client("long", 20_000, (1,), arrives=0.5)], device).run()
-    # 120 ms less the step and the fixed part leave time for some 310 tokens.
-    assert sorted(chunks(run))[len(run.chunks) // 2] >= 256
+    # Nine tenths of 120 ms less the step and the fixed part leave time for some 250 tokens.
+    assert sorted(chunks(run))[len(run.chunks) // 2] >= 224
     assert max(chat.gaps[20:]) <= GAP_S * 1.05
 
 
