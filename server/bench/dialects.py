@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from server.bench.streams import Body, Read, Stream, read_chat
+from server.bench.streams import Body, Read, Stream, add_piece, read_chat, read_choices
 
 NAMES = ("chat", "responses", "messages", "completions")
 
@@ -88,7 +88,7 @@ def _read_responses(stream: Stream, data: str, now: float) -> bool:
     if kind == "response.created":
         stream.id = event["response"]["id"]
     elif kind in ("response.output_text.delta", "response.reasoning_text.delta"):
-        _piece(stream, event["delta"], now)
+        add_piece(stream, event["delta"], now)
     elif kind in ("response.completed", "response.incomplete"):
         stream.finish_reason = event["response"]["status"]
         stream.completion_tokens = (event["response"]["usage"] or {}).get("output_tokens")
@@ -103,7 +103,7 @@ def _read_messages(stream: Stream, data: str, now: float) -> bool:
     kind = event["type"]
     if kind == "content_block_delta":
         delta = event["delta"]
-        _piece(stream, delta.get("text") or delta.get("thinking") or "", now)
+        add_piece(stream, delta.get("text") or delta.get("thinking") or "", now)
     elif kind == "message_delta":
         stream.finish_reason = event["delta"]["stop_reason"]
         stream.completion_tokens = event["usage"]["output_tokens"]
@@ -113,23 +113,7 @@ def _read_messages(stream: Stream, data: str, now: float) -> bool:
 
 
 def _read_completions(stream: Stream, data: str, now: float) -> bool:
-    if data == "[DONE]":
-        return True
-    chunk = json.loads(data)
-    if "error" in chunk:
-        stream.error = f"the server broke off: {data[:300]}"
-    usage = chunk.get("usage") or {}
-    stream.completion_tokens = usage.get("completion_tokens", stream.completion_tokens)
-    for choice in chunk.get("choices") or []:
-        _piece(stream, choice.get("text") or "", now)
-        stream.finish_reason = choice.get("finish_reason") or stream.finish_reason
-    return False
-
-
-def _piece(stream: Stream, text: str, now: float) -> None:
-    if text:
-        stream.arrivals.append(now)
-        stream.text += text
+    return read_choices(stream, data, now, lambda choice: choice.get("text") or "")
 
 
 DIALECTS = {

@@ -167,6 +167,19 @@ class StreamClient:
 
 def read_chat(stream: Stream, data: str, now: float) -> bool:
     """Adds one event of a chat completion to the record."""
+
+    def text_of(choice: Mapping[str, Any]) -> str:
+        delta = choice.get("delta") or {}
+        thought = delta.get("reasoning_content") or delta.get("reasoning") or ""
+        return thought + (delta.get("content") or "")
+
+    return read_choices(stream, data, now, text_of)
+
+
+def read_choices(
+    stream: Stream, data: str, now: float, text_of: Callable[[Mapping[str, Any]], str]
+) -> bool:
+    """Adds one event of an OpenAI completion, whose choices have a text each, to the record."""
     if data == "[DONE]":
         return True
     chunk = json.loads(data)
@@ -175,14 +188,16 @@ def read_chat(stream: Stream, data: str, now: float) -> bool:
     usage = chunk.get("usage") or {}
     stream.completion_tokens = usage.get("completion_tokens", stream.completion_tokens)
     for choice in chunk.get("choices") or []:
-        delta = choice.get("delta") or {}
-        thought = delta.get("reasoning_content") or delta.get("reasoning") or ""
-        text = thought + (delta.get("content") or "")
-        if text:
-            stream.arrivals.append(now)
-            stream.text += text
+        add_piece(stream, text_of(choice), now)
         stream.finish_reason = choice.get("finish_reason") or stream.finish_reason
     return False
+
+
+def add_piece(stream: Stream, text: str, now: float) -> None:
+    """Adds a piece of text, if it is one."""
+    if text:
+        stream.arrivals.append(now)
+        stream.text += text
 
 
 async def together(tasks: Sequence[Coroutine[Any, Any, None]]) -> None:

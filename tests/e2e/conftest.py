@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.conftest import ServerProcess, start_server
+from tests.server_with_faults import ServerWithFaults
 
 FRANCE = "What is the capital of France?"
 COUNT = "Count from 1 to 20."
@@ -92,25 +90,12 @@ class Reading:
         return not self.cut and len(self.errors) == 1 and "error" in last
 
 
-@dataclass
-class FaultyServer:
-    """The real server in a process of its own; its faults are files in `folder`."""
-
-    server: ServerProcess
-    folder: Path
+class FaultyServer(ServerWithFaults):
+    """One that is asked for chat completions, and looked at closely."""
 
     @property
     def url(self) -> str:
         return f"{self.server.url}/v1/chat/completions"
-
-    def arm(self, fault: str, value: float = 1) -> None:
-        """A fault that goes off `value` times; `slow` lasts until disarmed, `value` is seconds."""
-        new = self.folder / f".{fault}"
-        new.write_text(str(value))
-        os.replace(new, self.folder / fault)
-
-    def disarm(self, fault: str) -> None:
-        (self.folder / fault).unlink(missing_ok=True)
 
     def calls(self) -> list[str]:
         """Every "prefill TOKENS" and "step ROWS" so far."""
@@ -168,17 +153,14 @@ class FaultyServer:
 @pytest.fixture(scope="module")
 def start_faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., FaultyServer]]:
     """Starts servers with faults; all are stopped after the module."""
-    started: list[ServerProcess] = []
+    started: list[FaultyServer] = []
 
     def start(*flags: str) -> FaultyServer:
-        folder = tmp_path_factory.mktemp("faults")
-        program = ("tests.e2e.faulty_server", str(folder))
-        started.append(start_server(*flags, program=program))
-        assert started[-1].url, started[-1].output
-        return FaultyServer(started[-1], folder)
+        started.append(FaultyServer.start(tmp_path_factory.mktemp("faults"), *flags))
+        return started[-1]
 
     yield start
-    for server in started:
+    for server in (faulty.server for faulty in started):
         if server.process.poll() is None:
             server.process.kill()
         server.process.wait(30)

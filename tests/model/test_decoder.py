@@ -93,6 +93,30 @@ def together(decoder: Decoder, model: Model, sequences: list[Sequence]) -> list[
     return [order[id(sequence)] for sequence in sequences]
 
 
+def lost_and_recovered(model: Model, sequences: list[Sequence], steps: int) -> list[list[int]]:
+    """What each says, if all are lost after `steps` steps and decoded on."""
+    decoder = model.decoder()
+    rows = [sequence.prefilled(model) for sequence in sequences]
+    said: list[list[int]] = [[] for _ in rows]
+    for row, sequence in zip(rows, sequences, strict=True):
+        decoder.join(row, sequence.prompt[-1])
+
+    def step() -> None:
+        for row, token in decoder.step():
+            said[rows.index(row)].append(token)
+
+    for _ in range(steps):
+        step()
+    decoder.abandon()
+    for index, lost in enumerate(rows):
+        rows[index], tokens = lost.recovered()
+        rows[index].prefill(tokens)
+        decoder.rejoin(rows[index])
+    while any(len(s) < q.count for s, q in zip(said, sequences, strict=True)):
+        step()
+    return [s[: q.count] for s, q in zip(said, sequences, strict=True)]
+
+
 def assert_same(model: Model, sequence: Sequence, got: list[int], wanted: list[int]) -> None:
     """Equal, or different first where two scores are as good as equal."""
     if got == wanted:
@@ -205,27 +229,8 @@ def test_a_lost_row_is_recovered_and_draws_what_it_would_have_drawn(
     model: Model, steps: int
 ) -> None:
     sequences = [Sequence(i, 30 + i, i, joins=0, count=20) for i in range(len(KINDS))]
-    decoder = model.decoder()
-    said: dict[int, list[int]] = {i: [] for i in range(len(KINDS))}
-    rows = [sequence.prefilled(model) for sequence in sequences]
-    for row, sequence in zip(rows, sequences, strict=True):
-        decoder.join(row, sequence.prompt[-1])
-
-    def step() -> None:
-        for row, token in decoder.step():
-            said[rows.index(row)].append(token)
-
-    for _ in range(steps):
-        step()
-    decoder.abandon()
-    for index, lost in enumerate(rows):
-        rows[index], tokens = lost.recovered()
-        rows[index].prefill(tokens)
-        decoder.rejoin(rows[index])
-    while len(said[0]) < 20:
-        step()
-    for index, sequence in enumerate(sequences):
-        assert_same(model, sequence, said[index], alone(model, sequence))
+    for sequence, said in zip(sequences, lost_and_recovered(model, sequences, steps), strict=True):
+        assert_same(model, sequence, said, alone(model, sequence))
 
 
 def test_abandoning_frees_everybody(model: Model) -> None:

@@ -19,7 +19,14 @@ from model.loading import DEMO_FOLDER, Model, load_model
 from model.mtp_lane import MtpLane
 from model.sampling import SamplingParams
 from model.state import TAIL
-from tests.model.test_decoder import KINDS, Sequence, assert_same, together, tokens_of
+from tests.model.test_decoder import (
+    KINDS,
+    Sequence,
+    assert_same,
+    lost_and_recovered,
+    together,
+    tokens_of,
+)
 
 
 @pytest.fixture(scope="module")
@@ -243,27 +250,9 @@ def test_lost_rows_are_recovered_and_draw_what_they_would_have_drawn(
     plain: Model, one_ahead: Model, steps: int
 ) -> None:
     sequences = [Sequence(i, 30 + i, i, joins=0, count=20) for i in range(3)]
-    decoder = one_ahead.decoder()
-    rows = [sequence.prefilled(one_ahead) for sequence in sequences]
-    said: list[list[int]] = [[] for _ in rows]
-    for row, sequence in zip(rows, sequences, strict=True):
-        decoder.join(row, sequence.prompt[-1])
-
-    def step() -> None:
-        for row, token in decoder.step():
-            said[rows.index(row)].append(token)
-
-    for _ in range(steps):
-        step()
-    decoder.abandon()
-    for index, lost in enumerate(rows):
-        rows[index], tokens = lost.recovered()
-        rows[index].prefill(tokens)
-        decoder.rejoin(rows[index])
-    while min(map(len, said)) < 20:
-        step()
+    said = lost_and_recovered(one_ahead, sequences, steps)
     for sequence, tokens in zip(sequences, said, strict=True):
-        assert_same(plain, sequence, tokens[:20], alone(plain, sequence))
+        assert_same(plain, sequence, tokens, alone(plain, sequence))
 
 
 def test_rows_that_guess_go_on_beside_rows_that_do_not(plain: Model, one_ahead: Model) -> None:

@@ -8,7 +8,6 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +21,7 @@ from playwright.sync_api import (
     sync_playwright,
 )
 
-from tests.conftest import ServerProcess, start_server
+from tests.server_with_faults import ServerWithFaults
 
 NAMES = (
     "chromium",
@@ -49,24 +48,12 @@ def browser() -> Iterator[Browser]:
         chromium.close()
 
 
-@dataclass
-class PageServer:
-    """The real server; its faults are files in `folder` (tests/e2e/faulty_server.py)."""
-
-    server: ServerProcess
-    folder: Path
+class PageServer(ServerWithFaults):
+    """One that a browser looks at."""
 
     @property
     def url(self) -> str:
         return self.server.url
-
-    def arm(self, fault: str, value: float = 1) -> None:
-        new = self.folder / f".{fault}"
-        new.write_text(str(value))
-        os.replace(new, self.folder / fault)
-
-    def disarm(self, fault: str) -> None:
-        (self.folder / fault).unlink(missing_ok=True)
 
 
 @pytest.fixture(scope="session")
@@ -74,18 +61,15 @@ def start_page_server(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Callable[..., PageServer]]:
     """Starts servers with given flags; all are stopped at the end."""
-    started: list[ServerProcess] = []
+    started: list[PageServer] = []
 
     def start(*flags: str) -> PageServer:
-        folder = tmp_path_factory.mktemp("page")
-        program = ("tests.e2e.faulty_server", str(folder))
-        started.append(start_server(*flags, program=program))
-        assert started[-1].url, started[-1].output
-        return PageServer(started[-1], folder)
+        started.append(PageServer.start(tmp_path_factory.mktemp("page"), *flags))
+        return started[-1]
 
     yield start
-    for server in started:
-        server.stop()
+    for page_server in started:
+        page_server.server.stop()
 
 
 @pytest.fixture(scope="module")
