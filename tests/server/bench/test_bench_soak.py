@@ -198,5 +198,7 @@ def test_a_soak_of_a_server_that_is_killed_in_the_middle(monkeypatch: pytest.Mon
     assert tally.whole
     assert tally.interrupted
     assert tally.over_long
-    assert tally.other_words + tally.same == tally.requests - tally.over_long - tally.refused
+    assert tally.refused == 0
+    # One of those that are too long may have been under way when the server was killed.
+    assert tally.other_words + tally.same == tally.requests - tally.dialects["over-long"]
     assert {reading.process for reading in found.readings} == {0, 1}
