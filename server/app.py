@@ -40,7 +40,7 @@ EXPOSED_HEADERS = ["x-request-id", "request-id", "retry-after", CACHE_HEADER]
 
 def create_app(settings: Settings, engine: Serving) -> ASGIApp:
     """The application; its layers from the outside: request id, safe headers, limits of the head,
-    host, CORS, origin, key. Raises KeyFileError."""
+    host, origin, CORS, key. Raises KeyFileError."""
     keys = KeyRing((key.get_secret_value() for key in settings.api_key), settings.key_file)
     figures = Metrics(
         engine.health,
@@ -68,6 +68,7 @@ def create_app(settings: Settings, engine: Serving) -> ASGIApp:
     for module in MODULES:
         app.include_router(module.router)
     app.state.routes = [route for module in MODULES for route in module.router.routes]
+    app.state.described = None
 
     layers: ASGIApp = app
     if keys:
@@ -75,7 +76,6 @@ def create_app(settings: Settings, engine: Serving) -> ASGIApp:
         layers = middleware.ApiKey(layers, keys, also_open)
     if settings.page:
         layers = Page(layers)
-    layers = middleware.Origin(layers, settings.cors_origins)
     if settings.cors_origins:
         layers = CORSMiddleware(
             layers,
@@ -84,6 +84,7 @@ def create_app(settings: Settings, engine: Serving) -> ASGIApp:
             allow_headers=["*"],
             expose_headers=EXPOSED_HEADERS,
         )
+    layers = middleware.Origin(layers, settings.cors_origins)
     hosts = settings.host_names()
     if hosts is not None:
         layers = middleware.Host(layers, hosts)

@@ -110,6 +110,10 @@ class Connection(H11Protocol):
     def send_400_response(self, msg: str) -> None:
         self._answer(_MALFORMED, msg)
 
+    def _unsupported_upgrade_warning(self) -> None:
+        """Nothing: whoever asks for another protocol gets HTTP/1.1, and uvicorn's advice to install
+        a library for WebSockets would help nobody."""
+
     @property
     def _idle(self) -> bool:
         """Whether no request is being answered: its head, or what is left of one's body behind its

@@ -166,4 +166,4 @@ class KeyRing:
         except KeyFileError as error:
             log.error("the keys stay as they were: %s", error)
             return
-        log.info("%s has %d keys now", self._path, len(self._filed))
+        log.info("%s has other keys now: %d", self._path, len(self._filed))

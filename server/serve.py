@@ -138,7 +138,8 @@ async def _run(settings: Settings, sockets: list[socket.socket]) -> int:
     if server.should_exit:  # a signal came just before
         await serving
         return 0
-    sys.stderr.write(banner(engine.info, url, page=settings.page))
+    keyed = bool(settings.api_key) or settings.key_file is not None
+    sys.stderr.write(banner(engine.info, url, page=settings.page, keyed=keyed))
     sys.stderr.flush()
     dying = asyncio.create_task(_death(engine))
     awake = asyncio.create_task(stay_awake(lambda: _busy(engine)))
@@ -231,16 +232,18 @@ def address(sock: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def banner(info: ModelInfo, url: str, *, page: bool) -> str:
-    """What a newcomer needs to see: where, which model, and a line to try."""
+def banner(info: ModelInfo, url: str, *, page: bool, keyed: bool) -> str:
+    """What a newcomer needs to see: where, which model, a line to try. keyed: it needs a key."""
+    here = url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
     lines = [
         f"mxserve {__version__} is ready at {url}/v1",
         f"model: {info.id} (context {info.context_length:,} tokens)",
     ]
     if page:
-        lines.append(f"in a browser: {url}/")
+        lines.append(f"in a browser: {here}/")
     if info.is_demo:
         lines.append("demo model: tiny, made to try the server; --model PATH|ID serves a real one")
     body = '{"messages": [{"role": "user", "content": "What is the capital of France?"}]}'
-    lines += ["", "Try it:", f"  curl {url}/v1/chat/completions -d '{body}'", ""]
+    key = "-H 'Authorization: Bearer KEY' " if keyed else ""
+    lines += ["", "Try it:", f"  curl {here}/v1/chat/completions {key}-d '{body}'", ""]
     return "\n".join(lines) + "\n"

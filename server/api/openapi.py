@@ -61,8 +61,10 @@ def operation(
 
 @router.get("/openapi.json", include_in_schema=False)
 async def openapi(request: Request) -> Response:
-    with_key = request.app.state.keyed
-    return JSONResponse(document(request.app.state.routes, with_key=with_key))
+    state = request.app.state
+    if state.described is None:  # it takes long to make, and is the same as long as this serves
+        state.described = JSONResponse(document(state.routes, with_key=state.keyed)).body
+    return Response(state.described, media_type="application/json")
 
 
 def document(routes: Iterable[BaseRoute], *, with_key: bool) -> Json:

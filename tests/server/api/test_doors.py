@@ -68,6 +68,17 @@ def test_cors(launch):
     other = served.http.get("/v1/models", headers={"Origin": "https://evil.example"})
     refused(other, 403)
     assert "access-control-allow-origin" not in other.headers
+    asked = {**ask, "Origin": "https://evil.example"}
+    other = served.http.options("/v1/chat/completions", headers=asked)
+    refused(other, 403)
+    assert not [name for name in other.headers if name.startswith("access-control-")]
+
+
+def test_cors_lets_a_listed_page_read_that_its_key_is_wrong(launch):
+    served = launch(cors_origins=["https://app.example"], api_key="s3cret")
+    told = served.http.get("/v1/models", headers={"Origin": "https://app.example"})
+    refused(told, 401)
+    assert told.headers["access-control-allow-origin"] == "https://app.example"
 
 
 def test_key(launch):

@@ -62,6 +62,13 @@ def test_a_key_is_told_of(launch):
     assert doc["security"] == [{"key": []}]
 
 
+def test_the_document_is_made_once(served, monkeypatch):
+    first = served.http.get("/openapi.json")
+    assert first.headers["content-type"] == "application/json"
+    monkeypatch.setattr("server.api.openapi.document", lambda *_, **__: pytest.fail("made again"))
+    assert served.http.get("/openapi.json").content == first.content
+
+
 def test_no_pages_of_documentation(served):
     for path in ("/docs", "/redoc"):
         assert served.http.get(path).status_code == 404

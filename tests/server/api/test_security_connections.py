@@ -141,6 +141,14 @@ def test_a_reader_of_a_whole_answer_that_takes_nothing_is_cut(server, scripts):
     server.engine.script = scripts.answer()
 
 
+def test_another_protocol_is_not_taken_up_and_nothing_is_said_of_libraries(server, caplog):
+    ask = b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
+    with connected(server) as sock:
+        sock.sendall(ask)
+        assert answer(sock).startswith(b"HTTP/1.1 200 ")
+    assert "WebSocket" not in caplog.text
+
+
 def test_a_reader_of_a_stream_that_takes_nothing_is_cut(server, scripts):
     """Its work ends and its connection is closed, though what it did not take cannot be sent."""
     server.engine.script = [Started(1, 0), *[ContentDelta(0, "x" * 65536)] * 1000]
