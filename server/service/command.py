@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -123,8 +124,9 @@ def _install(supervisor: Supervisor, options: argparse.Namespace, rest: Sequence
 
 def _simple(supervisor: Supervisor, command: str) -> int:
     if command == "uninstall":
+        known = supervisor.file.exists()
         supervisor.uninstall()
-        print(f"removed: {supervisor.file}")
+        print(f"removed: {supervisor.file}" if known else _not_installed(supervisor))
     elif command == "start":
         supervisor.start()
     else:
@@ -136,10 +138,10 @@ def _simple(supervisor: Supervisor, command: str) -> int:
 
 
 def _status(supervisor: Supervisor) -> int:
-    state = supervisor.state()
-    if not state.installed:
-        print(f"not installed: there is no {supervisor.file}")
+    if not supervisor.file.exists():
+        print(_not_installed(supervisor))
         return EXIT_NOT_INSTALLED
+    state = supervisor.state()
     print(f"service   {_told(state)}")
     url = health.url_of(supervisor.installed().settings())
     found = health.asked(url)
@@ -157,8 +159,23 @@ def _status(supervisor: Supervisor) -> int:
 def _told(state: State) -> str:
     if state.pid is not None:
         return f"running, pid {state.pid}"
+    if not state.loaded:
+        return "not loaded (mxserve service start)"
     ended = "" if state.last_exit is None else f", last exit status {state.last_exit}"
-    return f"not running{ended}" if state.loaded else "not loaded (mxserve service start)"
+    if state.last_signal is not None:
+        ended = f", ended by signal {_signal_name(state.last_signal)}"
+    return f"not running{ended}{'; it is started again soon' if state.returning else ''}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return f"{number} ({signal.Signals(number).name})"
+    except ValueError:
+        return str(number)
+
+
+def _not_installed(supervisor: Supervisor) -> str:
+    return f"not installed: there is no {supervisor.file}"
 
 
 def _logs(supervisor: Supervisor, options: argparse.Namespace) -> int:

@@ -16,6 +16,7 @@ from typing import Any
 
 from server.service.definition import NAME, Definition, Installed
 from server.service.state import ServiceError, State, checked
+from server.service.tail import tail
 
 THROTTLE_S = 15  # the memory of the process that failed has to be back
 POLL_S = 0.2
@@ -53,7 +54,7 @@ class Launchd:
         self._domain = f"gui/{os.getuid()}"
         self._target = f"{self._domain}/{NAME}"
         self.file = home / "Library" / "LaunchAgents" / f"{NAME}.plist"
-        self.log_file: Path | None = home / "Library" / "Logs" / f"{NAME}.log"
+        self.log_file = home / "Library" / "Logs" / f"{NAME}.log"
 
     def text(self, service: Definition) -> bytes:
         return plist(service)
@@ -87,14 +88,15 @@ class Launchd:
     def state(self) -> State:
         found = self._run(["launchctl", "print", self._target])
         if found.returncode != 0:
-            return State(installed=self.file.exists(), loaded=False)
+            return State(loaded=False)
         pid = re.search(r"^\s*pid = (\d+)$", found.stdout, re.MULTILINE)
         code = re.search(r"^\s*last exit code = (-?\d+)", found.stdout, re.MULTILINE)
+        signal = re.search(r"^\s*last terminating signal = .*?(\d+)$", found.stdout, re.MULTILINE)
         return State(
-            installed=self.file.exists(),
             loaded=True,
             pid=int(pid[1]) if pid else None,
             last_exit=int(code[1]) if code else None,
+            last_signal=int(signal[1]) if signal else None,
         )
 
     def installed(self) -> Installed:
@@ -110,9 +112,9 @@ class Launchd:
             raise ServiceError(f"{self.file} cannot be read: {error!r}") from None
 
     def logs(self, lines: int, *, follow: bool) -> list[str]:
-        """The command that shows the log; -F goes on after the file was rotated."""
+        """The command that shows the log."""
         log_file = self.installed().settings().log_file or self.log_file
-        return ["tail", "-n", str(lines), *(["-F"] if follow else []), str(log_file)]
+        return tail(log_file, lines, follow=follow)
 
     def _loaded(self) -> bool:
         return self._run(["launchctl", "print", self._target]).returncode == 0

@@ -12,13 +12,15 @@ class ServiceError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """installed: its file is there; loaded: the supervisor knows it; pid: None where it does not
-    run; last_exit: the status it ended with last, where that is known."""
+    """loaded: the supervisor knows it; pid: None where it does not run; last_exit, last_signal: the
+    status or the signal it ended with last, where that is known; returning: it failed, and is
+    about to be started again."""
 
-    installed: bool
     loaded: bool
     pid: int | None = None
     last_exit: int | None = None
+    last_signal: int | None = None
+    returning: bool = False
 
 
 def checked(done: CompletedProcess[str]) -> str:

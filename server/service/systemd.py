@@ -1,4 +1,5 @@
-"""A user unit of systemd: its text, and systemctl's verbs for it. The log is the journal's."""
+"""A user unit of systemd: its text, and systemctl's verbs for it. The log is the journal's, unless
+the server writes it to a file."""
 
 from __future__ import annotations
 
@@ -9,11 +10,15 @@ from subprocess import CompletedProcess
 
 from server.service.definition import NAME, Definition, Installed
 from server.service.state import ServiceError, State, checked
+from server.service.tail import tail
 
 UNIT = f"{NAME}.service"
 EXIT_CONFIG = 78
 
 Run = Callable[[Sequence[str]], CompletedProcess[str]]
+
+_SHOWN = ("LoadState", "SubState", "MainPID", "ExecMainCode", "ExecMainStatus")
+_EXITED, _BY_SIGNAL = "1", ("2", "3")  # CLD_EXITED; CLD_KILLED, CLD_DUMPED
 
 # Only what a user's own instance of systemd can enforce; file systems are not among it.
 _HARDENING = (
@@ -87,7 +92,7 @@ class Systemd:
         if self.file.exists():
             self._ctl("disable", "--now", UNIT)
             self.file.unlink()
-        self._ctl("daemon-reload")
+            self._ctl("daemon-reload")
 
     def start(self) -> None:
         self._needs_file()
@@ -98,14 +103,16 @@ class Systemd:
         self._ctl("stop", UNIT)
 
     def state(self) -> State:
-        shown = self._ctl("show", UNIT, "--property=LoadState,MainPID,ExecMainStatus")
+        shown = self._ctl("show", UNIT, f"--property={','.join(_SHOWN)}")
         facts = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
         pid = int(facts.get("MainPID") or 0)
+        how, status = facts.get("ExecMainCode"), int(facts.get("ExecMainStatus") or 0)
         return State(
-            installed=self.file.exists(),
             loaded=facts.get("LoadState") == "loaded",
             pid=pid or None,
-            last_exit=None if pid else int(facts.get("ExecMainStatus") or 0),
+            last_exit=status if how == _EXITED and not pid else None,
+            last_signal=status if how in _BY_SIGNAL and not pid else None,
+            returning=facts.get("SubState") == "auto-restart",
         )
 
     def installed(self) -> Installed:
@@ -125,6 +132,9 @@ class Systemd:
 
     def logs(self, lines: int, *, follow: bool) -> list[str]:
         """The command that shows the log."""
+        log_file = self.installed().settings().log_file
+        if log_file is not None:
+            return tail(log_file, lines, follow=follow)
         follows = ["--follow"] if follow else []
         return ["journalctl", "--user-unit", UNIT, "--lines", str(lines), "--no-pager", *follows]
 

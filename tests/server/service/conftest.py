@@ -37,7 +37,7 @@ case $1 in
   show)
     if [ -e loaded ]; then echo LoadState=loaded; else echo LoadState=not-found; fi
     if [ -e pid ]; then echo "MainPID=$(cat pid)"; else echo MainPID=0; fi
-    echo ExecMainStatus=70 ;;
+    if [ -e ended ]; then cat ended; else echo ExecMainCode=1; echo ExecMainStatus=70; fi ;;
   daemon-reload) touch loaded ;;
   start|restart) [ ! -e broken ] || { echo "Job failed." >&2; exit 1; }; echo 4242 > pid ;;
   stop) rm -f pid ;;

@@ -6,13 +6,16 @@ import os
 import plistlib
 import stat
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
 
 from server.service import main
 from server.service.definition import program
+from server.service.launchd import Launchd
 from tests.server.service.conftest import Machine
 
 TARGET = f"gui/{os.getuid()}/mxserve"
@@ -203,3 +206,19 @@ def test_a_name_on_path_outlives_the_folder_of_a_version(
     named.unlink()
     (version / "mxserve").unlink()
     assert program() == (str(version / "python"), "-P", "-m", "server")
+
+
+@pytest.mark.parametrize(
+    ("printed", "exit_code", "signal"),
+    [
+        ("\tlast exit code = 70", 70, None),
+        ("\tlast exit code = 0\n\tlast terminating signal = Killed: 9", 0, 9),
+        ("\tlast exit code = (never exited)", None, None),
+    ],
+)
+def test_how_it_ended(tmp_path: Path, printed: str, exit_code: int | None, signal: int | None):
+    def run(command: Sequence[str]) -> CompletedProcess[str]:
+        return CompletedProcess(command, 0, stdout=f"gui/0/mxserve = {{\n{printed}\n}}\n")
+
+    state = Launchd(tmp_path, run).state()
+    assert (state.last_exit, state.last_signal) == (exit_code, signal)

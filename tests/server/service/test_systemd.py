@@ -62,6 +62,42 @@ def test_uninstall(machine: Machine):
     assert service("stop") == 1
 
 
+def test_what_is_not_there(machine: Machine, capsys: pytest.CaptureFixture[str]):
+    assert service("status") == 4
+    assert service("uninstall") == 0
+    assert service("logs") == 1
+    told = capsys.readouterr()
+    assert (told.out + told.err).count("not installed: there is no") == 3
+    assert "removed" not in told.out
+    assert machine.calls() == []
+
+
+def test_the_log_is_a_file_where_the_server_writes_one(machine: Machine):
+    assert service("install", "--log-file", "/logs/mine") == 0
+    machine.calls()
+    assert service("logs", "--follow", "--lines", "7") == 0
+    assert machine.calls() == ["tail -n 7 -F /logs/mine"]
+
+
+@pytest.mark.parametrize(
+    ("shown", "told"),
+    [
+        ("ExecMainCode=0\nExecMainStatus=0", "service   not running\n"),
+        ("ExecMainCode=1\nExecMainStatus=0", "not running, last exit status 0\n"),
+        ("ExecMainCode=2\nExecMainStatus=9", "not running, ended by signal 9 (SIGKILL)\n"),
+        (
+            "SubState=auto-restart\nExecMainCode=3\nExecMainStatus=11",
+            "ended by signal 11 (SIGSEGV); it is started again soon\n",
+        ),
+    ],
+)
+def test_how_it_ended(machine: Machine, capsys: pytest.CaptureFixture[str], shown: str, told: str):
+    assert service("install", "--no-start", "--port", "1") == 0  # where nobody listens
+    (machine.state / "ended").write_text(shown)
+    assert service("status") == 3
+    assert told in capsys.readouterr().out
+
+
 def test_a_failed_start_is_told(machine: Machine, capsys: pytest.CaptureFixture[str]):
     (machine.state / "broken").touch()
     assert service("install") == 1
