@@ -5,9 +5,11 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+import httpx
 import pytest
 
-from tests.replicas.proxy import NGINX, TEMPORARY, configuration
+from tests.conftest import ServerProcess
+from tests.replicas.proxy import NGINX, TEMPORARY, configuration, proxy
 from tests.replicas.run import run, told
 
 pytestmark = pytest.mark.skipif(NGINX is None, reason="there is no nginx here")
@@ -22,6 +24,18 @@ def test_nginx_takes_the_file(tmp_path: Path):
     assert done.returncode == 0, done.stderr
     assert "warn" not in done.stderr
     assert {path.name for path in tmp_path.iterdir()} >= set(TEMPORARY)
+
+
+def test_replicas_see_who_is_asked_and_by_whom(tmp_path: Path, live_server: ServerProcess):
+    port = int(live_server.url.rsplit(":", 1)[1])
+    body = {"messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 2}
+    with proxy(tmp_path, (port, port)) as url:
+        chat = f"{url}/v1/chat/completions"
+        page = httpx.post(chat, json=body, headers={"Origin": url}, timeout=60)
+        assert page.status_code == 200, page.text
+        for named in ({"Host": "evil.example"}, {"Origin": "http://evil.example"}):
+            assert httpx.post(chat, json=body, headers=named, timeout=60).status_code == 403
+        assert httpx.get(f"{url}/v1/models", headers={"Host": "evil.example"}).status_code == 403
 
 
 @pytest.mark.slow
