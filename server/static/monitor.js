@@ -4,6 +4,7 @@ import { ApiError, health, tokenCounters } from "./api.js";
 
 const WATCHED_MS = 1000; // while the status is shown
 const QUIET_MS = 15000;
+const BUSY_MS = 2000; // while answers are written, so that their end is seen
 const TROUBLED_MS = 2000; // while it cannot serve
 const KEPT = 300; // samples
 
@@ -46,8 +47,13 @@ export class Monitor extends EventTarget {
     if (this.samples.length > KEPT) this.samples.shift();
     this.dispatchEvent(new CustomEvent("health", { detail: sample }));
     if (sample.state === "refused") return; // until there is another key
-    const wait = sample.state !== "ok" ? TROUBLED_MS : this.watched ? WATCHED_MS : QUIET_MS;
-    this.#timer = setTimeout(() => this.check(), wait);
+    this.#timer = setTimeout(() => this.check(), this.#wait(sample));
+  }
+
+  #wait({ state, figures }) {
+    if (state !== "ok") return TROUBLED_MS;
+    if (this.watched) return WATCHED_MS;
+    return figures.active ? BUSY_MS : QUIET_MS;
   }
 }
 

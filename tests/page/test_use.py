@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from playwright.sync_api import expect
 
@@ -246,6 +247,18 @@ def test_status(chat: Chat):
     expect(facts).to_contain_text("mxserve-demo")
     expect(facts).to_contain_text("131,072 tokens")
     expect(facts).to_contain_text("Generated since the start")
+
+
+def test_slots_are_asked_for_again_soon_while_some_are_in_use(chat: Chat):
+    state = chat.page.locator("#server-state")
+    expect(state).to_have_text("0 of 16 slots in use")
+    busy = {**httpx.get(f"{chat.server.url}/health").json(), "active": 1}
+    chat.page.clock.install()
+    chat.page.route("**/health", lambda route: route.fulfill(json=busy), times=1)
+    chat.page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    expect(state).to_have_text("1 of 16 slots in use")
+    chat.page.clock.run_for(2500)
+    expect(state).to_have_text("0 of 16 slots in use")
 
 
 def test_status_of_a_server_that_does_not_answer(chat: Chat):
