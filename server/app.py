@@ -46,6 +46,7 @@ def create_app(settings: Settings, engine: Serving) -> ASGIApp:
         engine.health,
         lambda: engine.durations(),
         {"queue_limit": settings.max_queue, "connections_limit": settings.max_connections},
+        [kind.code for kind in errors.ENGINE_ERRORS.values() if kind.code],
     )
     app = FastAPI(
         title="mxserve",

@@ -8,7 +8,7 @@ here (`metered.py`, the outermost layer).
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 from prometheus_client import (
     CollectorRegistry,
@@ -33,6 +33,7 @@ from server.request_record import RequestRecord
 LABELS = ("model_name", "engine")
 ENGINE = "0"  # vLLM numbers its engines; there is one here
 disable_created_metrics()  # a second series for each, which nothing here asks for
+REASONS = ("stop", "length", "tool_calls", "abort", "error")
 METHODS = frozenset(("GET", "HEAD", "POST", "DELETE", "OPTIONS", "PUT", "PATCH"))
 
 _SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75)
@@ -43,21 +44,32 @@ _TOKENS = tuple(float(scale * 10**power) for power in range(6) for scale in (1, 
 
 class Metrics:
     """A server's figures in a registry of its own. `health` and `durations` (by kind of work) are
-    asked when figures are; `limits`: figures that do not change, by name."""
+    asked when figures are; `limits`: figures that do not change, by name; `codes`: of the errors
+    that requests may end with."""
 
     def __init__(
         self,
         health: Callable[[], Health],
         durations: Callable[[], Mapping[str, Durations]],
         limits: Mapping[str, float],
+        codes: Collection[str] = (),
     ) -> None:
         registry = self._registry = CollectorRegistry()
+        self._health = health
+        self._codes = codes
+        self._begun: set[str] = set()
+        self._of_a_model: list[Counter | Histogram] = []
 
         def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(name, text, (*LABELS, *labels), registry=registry)
+            made = Counter(name, text, (*LABELS, *labels), registry=registry)
+            if not labels:
+                self._of_a_model.append(made)
+            return made
 
         def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-            return Histogram(name, text, LABELS, buckets=buckets, registry=registry)
+            made = Histogram(name, text, LABELS, buckets=buckets, registry=registry)
+            self._of_a_model.append(made)
+            return made
 
         self.prompt_tokens = counter("vllm:prompt_tokens", "Tokens of prompts, cached ones too.")
         self.generation_tokens = counter("vllm:generation_tokens", "Tokens generated.")
@@ -69,7 +81,7 @@ class Metrics:
         )
         self.finished = counter(
             "vllm:request_success",
-            "Answers that ended, by how (stop, length, tool_calls, abort, error).",
+            f"Answers that ended, by how ({', '.join(REASONS)}).",
             "finished_reason",
         )
         self.first_token = histogram(
@@ -141,8 +153,22 @@ class Metrics:
 
     def page(self, accept: str) -> tuple[bytes, str]:
         """All figures in the format that `accept`, an Accept header, asks for; its content type."""
+        model = self._health().model
+        if model is not None and model.id not in self._begun:
+            self._begin(model.id)
         encode, content_type = choose_encoder(accept)
         return encode(self._registry), content_type
+
+    def _begin(self, model: str) -> None:
+        """All series of a model from 0 on: what appears with its first event is no increase."""
+        self._begun.add(model)
+        for figure in self._of_a_model:
+            figure.labels(model, ENGINE)
+        for reason in REASONS:
+            self.finished.labels(model, ENGINE, reason)
+        for code in self._codes:
+            self.refused.labels(model, ENGINE, code)
+            self.failed.labels(model, ENGINE, code)
 
 
 class _AsOfNow:

@@ -48,6 +48,19 @@ def test_prometheus_reads_it_and_openmetrics_too(served):
     assert other.text.endswith("# EOF\n")
 
 
+def test_figures_begin_at_0_and_not_with_the_first_event(served):
+    begun = samples(served)
+    for name, labels in {
+        "vllm:generation_tokens_total": {},
+        "vllm:time_to_first_token_seconds_count": {},
+        "vllm:request_success_total": {"finished_reason": "error"},
+        "mxserve_thinking_cuts_total": {},
+        "mxserve_requests_refused_total": {"code": "queue_full"},
+        "mxserve_requests_failed_total": {"code": "out_of_memory"},
+    }.items():
+        assert begun[name, frozenset({**VLLM, **labels}.items())] == 0, name
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_an_answer_is_counted(served, stream):
     served.chat(stream=stream)
