@@ -11,7 +11,7 @@ import mlx.core as mx
 
 from model.activations import silu
 from model.delta_rule import DeltaRule, recurrent_step
-from model.kernels.delta_step_kernel import KERNELS
+from model.kernels.delta_step_kernel import KERNELS, SEVERAL
 from model.kernels.metal import (
     MAX_THREADS,
     SIMD,
@@ -23,6 +23,7 @@ from model.kernels.metal import (
 from model.quantized import AnyLinear, Linear, SeparateLinears
 
 MAX_HEAD = 512  # a lane keeps at most 16 columns of a head in registers
+MAX_SHARED = 32768  # bytes of threadgroup memory
 ROWS = 4  # of the matrix for each simdgroup, where there may be so many of them
 
 
@@ -98,8 +99,28 @@ def metal_delta_step(
     """`delta_step` in one launch of B·Hv threadgroups, each of up to `most_simdgroups` simdgroups;
     a packed in_proj_ab is a launch before it. Raises UnsupportedError.
     """
-    B = qkvz.shape[0]
-    value_dim, key_dim = recurrent.shape[2:]
+    states = conv_tail, recurrent
+    weights = in_proj_ab, taps, decay_rate, dt_bias, norm, eps
+    heads = key_heads, value_heads
+    return launched(qkvz, x, None, states, weights, heads, most_simdgroups, runner)
+
+
+def launched(
+    qkvz: mx.array,
+    x: mx.array,
+    last: mx.array | None,
+    states: tuple[mx.array, mx.array],
+    weights: tuple[AnyLinear | SeparateLinears, mx.array, mx.array, mx.array, mx.array, float],
+    heads: tuple[int, int],
+    most_simdgroups: int,
+    runner: Runner,
+) -> tuple[mx.array, mx.array, mx.array]:
+    """The kernel of one token, or, with `last`, of several: their arguments. Raises
+    UnsupportedError."""
+    (conv_tail, recurrent), (key_heads, value_heads) = states, heads
+    in_proj_ab, taps, decay_rate, dt_bias, norm, eps = weights
+    B, tokens = qkvz.shape[:2]
+    value_dim, key_dim = recurrent.shape[-2:]
     width = taps.shape[0]
     if conv_tail.dtype != qkvz.dtype or recurrent.dtype != mx.float32:
         raise UnsupportedError(
@@ -113,14 +134,32 @@ def metal_delta_step(
             f"{MAX_HEAD} wide"
         )
     simdgroups = min(most_simdgroups, -(-value_dim // ROWS))
+    shared = 4 * tokens * (2 * (key_dim + value_dim) + 2 * simdgroups)
+    if shared > MAX_SHARED:
+        raise UnsupportedError(f"{shared} bytes of threadgroup memory: at most {MAX_SHARED}")
     if isinstance(in_proj_ab, Linear):
         gates, source = (x, in_proj_ab.weight), "computed"
     else:
         gates, source = (in_proj_ab(x),), "given"
+    kernels, picked, places, after = KERNELS, (), (), ()
+    if last is not None:
+        kernels, picked = SEVERAL, (last,)
+        places, after = (("PLACES", recurrent.shape[1]),), (tokens,)
     out, new_tail, new_recurrent = runner(
         Launch(
-            KERNELS[source],
-            inputs=(qkvz, *gates, conv_tail, taps, decay_rate, dt_bias, norm, eps, recurrent),
+            kernels[source],
+            inputs=(
+                qkvz,
+                *gates,
+                *picked,
+                conv_tail,
+                taps,
+                decay_rate,
+                dt_bias,
+                norm,
+                eps,
+                recurrent,
+            ),
             template=(
                 ("T", qkvz.dtype),
                 ("W", width),
@@ -130,13 +169,15 @@ def metal_delta_step(
                 ("DV", value_dim),
                 ("SIMDGROUPS", simdgroups),
                 ("HIDDEN", x.shape[-1]),
+                ("TOKENS", tokens),
+                *places,
             ),
             grid=(simdgroups * SIMD, value_heads, B),
             threadgroup=(simdgroups * SIMD, 1, 1),
             outputs=(
-                ((B, 1, value_heads * value_dim), qkvz.dtype),
-                (conv_tail.shape, conv_tail.dtype),
-                (recurrent.shape, mx.float32),
+                ((B, tokens, value_heads * value_dim), qkvz.dtype),
+                ((B, *after, *conv_tail.shape[-2:]), conv_tail.dtype),
+                ((B, *after, *recurrent.shape[-3:]), mx.float32),
             ),
         )
     )
