@@ -16,6 +16,7 @@ from typing import NoReturn
 from server import __version__
 
 EXIT_CONFIG = 78  # EX_CONFIG: a restart does not help
+EXIT_NOBODY_READS = 141  # as of programs that SIGPIPE ends
 ELSEWHERE = {
     "chat": "server.chat",
     "bench": "server.bench",
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the process's exit status."""
     args = list(sys.argv[1:] if argv is None else argv)
     if args and args[0] in ELSEWHERE:
-        return importlib.import_module(ELSEWHERE[args[0]]).main(args[1:]) or 0
+        return _elsewhere(args[0], args[1:])
     flags = vars(parser().parse_args(args))
     flags.pop("command")
     from server.serve import serve
@@ -47,6 +48,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"mxserve: {error}", file=sys.stderr)
         return EXIT_CONFIG
     leave(serve(settings))
+
+
+def _elsewhere(command: str, args: Sequence[str]) -> int:
+    try:
+        status = importlib.import_module(ELSEWHERE[command]).main(args) or 0
+        sys.stdout.flush()
+    except BrokenPipeError:  # as in `mxserve inspect demo | head`: nobody reads any more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_NOBODY_READS
+    return status
 
 
 def leave(status: int) -> NoReturn:

@@ -6,12 +6,14 @@ Knows every setting's name, range and spelling; nothing of what acts on them.
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -35,6 +37,8 @@ DEFAULT_BUDGETS: Mapping[str, int | None] = {
 }
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmg]?i?)b?", re.IGNORECASE)
+_NAME = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
+_ORIGIN = re.compile(rf"[A-Za-z][A-Za-z0-9+.-]*://({_NAME.pattern})(:\d{{1,5}})?")
 _SECONDS = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s)", re.IGNORECASE)
 
 
@@ -108,8 +112,12 @@ class Settings(BaseSettings):
     )
     @classmethod
     def _size(cls, value: Any) -> Any:
-        match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
-        return int(float(match[1]) * _UNITS[match[2].lower()]) if match else value
+        if not isinstance(value, str) or value == "auto":
+            return value
+        match = _SIZE.fullmatch(value.strip())
+        if match is None:
+            raise ValueError(f"must be a size such as 512MiB or 8GiB; got {value!r}")
+        return int(float(match[1]) * _UNITS[match[2].lower()])
 
     @field_validator("cache_bytes", mode="before")
     @classmethod
@@ -150,6 +158,23 @@ class Settings(BaseSettings):
         if not isinstance(value, str):
             return value
         return [item.strip() for item in value.split(",") if item.strip()]
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, value: list[str]) -> list[str]:
+        for origin in value:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"must be * or such as https://app.example:8443; got {origin!r}")
+        return [origin.lower() for origin in value]
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _names(cls, value: list[str]) -> list[str]:
+        for name in value:
+            if not _NAME.fullmatch(name):
+                text = "must be a name or address without scheme and port, IPv6 in brackets"
+                raise ValueError(f"{text}; got {name!r}")
+        return value
 
     @field_validator("mtp_depth", mode="before")
     @classmethod
@@ -288,9 +313,19 @@ def load_settings(flags: Mapping[str, Any] | None = None) -> Settings:
     try:
         return Settings(**dict(flags or {}))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        name = ".".join(str(step) for step in first["loc"])
-        reason = first["msg"].removeprefix("Value error, ")
-        raise SettingsError(f"{name}: {reason}" if name else reason) from None
+        raise SettingsError(_told(error.errors(include_url=False)[0])) from None
     except (ValueError, OSError) as error:  # a TOML file that cannot be read
-        raise SettingsError(f"config: {error}") from None
+        file = path or os.environ.get(f"{PREFIX}CONFIG")
+        raise SettingsError(f"config: {file}: {error}") from None
+
+
+def _told(error: ErrorDetails) -> str:
+    """What is wrong with which setting, and what was found, in one line. Never a key."""
+    name = ".".join(str(step) for step in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return f"{name}: there is no such setting"
+    reason = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    given = None if name.startswith("api_key") else error["input"]
+    if error["type"] != "value_error" and isinstance(given, (str, int, float)):
+        reason = f"{reason.partition(', unable')[0]}; got {given!r}"
+    return f"{name}: {reason}" if name else reason

@@ -138,7 +138,14 @@ def test_lists_from_the_environment(monkeypatch):
         ({"effort_budgets": "low"}, "EFFORT=TOKENS"),
         ({"effort_budgets": "lowest=3"}, "'lowest'"),
         ({"effort_budgets": "low=-3"}, "low='-3'"),
-        ({"cache_bytes": "lots"}, "cache_bytes: "),
+        ({"cache_bytes": "lots"}, "cache_bytes: must be a size such as 512MiB or 8GiB; got 'lots'"),
+        ({"max_queue": "many"}, "max_queue: should be a valid integer; got 'many'"),
+        ({"header_timeout": "-1"}, "header_timeout: should be greater than 0; got '-1'"),
+        ({"cors_origins": ["app.example"]}, "got 'app.example'"),
+        ({"cors_origins": ["https://app.example/"]}, "got 'https://app.example/'"),
+        ({"allowed_hosts": ["http://mac.local"]}, "got 'http://mac.local'"),
+        ({"allowed_hosts": ["mac.local:8080"]}, "without scheme and port"),
+        ({"allowed_hosts": ["::1"]}, "IPv6 in brackets"),
         ({"host": "0.0.0.0"}, "set api_key"),
         ({"host": "::"}, "set api_key"),
         ({"host": "mac.local"}, "set api_key"),
@@ -160,7 +167,7 @@ def test_lists_from_the_environment(monkeypatch):
         ({"keep_warm": "on"}, "keep_warm: "),
         ({"drain_timeout": "-1"}, "drain_timeout: "),
         ({"config": "nowhere.toml"}, "nowhere.toml"),
-        ({"prot": "1"}, "prot: "),
+        ({"prot": "1"}, "prot: there is no such setting"),
     ],
 )
 def test_refused(flags, words):
@@ -173,11 +180,15 @@ def test_refused(flags, words):
 def test_a_bad_file_is_named(tmp_path):
     file = tmp_path / "mxserve.toml"
     file.write_text("port = \n")
-    with pytest.raises(SettingsError, match="config: "):
+    with pytest.raises(SettingsError, match=f"config: {file}: "):
         load_settings({"config": str(file)})
     file.write_text("prot = 1\n")
     with pytest.raises(SettingsError, match="prot"):
         load_settings({"config": str(file)})
+    file.write_text("api_key = 90210\n")
+    with pytest.raises(SettingsError) as caught:
+        load_settings({"config": str(file)})
+    assert "90210" not in str(caught.value)
 
 
 def given(settings):
