@@ -56,13 +56,17 @@ class Server(uvicorn.Server):
             super().handle_exit(sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        if self._engine.health().status == "loading":
+        health = self._engine.health()
+        if health.status == "loading":
             _exit_later(0, GRACE_S)  # a load cannot be interrupted
+        text = "stopping: answers being written: %d, waiting: %d; they have %g s"
+        logger.info(text, health.active, health.queued, self._drain_s)
         hurrying = asyncio.create_task(self._stop_at_once())
         draining = asyncio.create_task(self._engine.stop(self._drain_s))
         await super().shutdown(sockets)
         await draining
         hurrying.cancel()
+        logger.info("stopped")
 
     async def _stop_at_once(self) -> None:
         await self._hurry.wait()

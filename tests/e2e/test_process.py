@@ -128,6 +128,8 @@ def test_a_signal_finishes_what_runs_and_exits_0(start_serving, kind):
         rest = list(lines)
     assert "data: [DONE]" in rest
     assert server.process.wait(30) == 0
+    wait_for(lambda: "server.serve: stopped\n" in server.output)
+    assert "stopping: answers being written: " in server.output
     assert "Traceback" not in server.output
 
 
