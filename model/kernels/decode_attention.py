@@ -17,7 +17,13 @@ import math
 
 import mlx.core as mx
 
-from model.kernels.decode_attention_kernel import JOIN, SPLIT, WHOLE
+from model.kernels.decode_attention_kernel import (
+    JOIN,
+    SPLIT,
+    SPLIT_SEVERAL,
+    WHOLE,
+    WHOLE_SEVERAL,
+)
 from model.kernels.metal import MAX_THREADS, SIMD, Launch, Runner, UnsupportedError, run
 
 SPLIT_FROM = 2048  # body capacity
@@ -85,29 +91,45 @@ def metal_decode_attention(
     """`decode_attention` in one launch, in which `parts` simdgroups share the keys of a query head,
     or in two for long contexts. Raises UnsupportedError.
     """
-    B, heads, _, D = q.shape
+    if tail_length.ndim:
+        raise UnsupportedError(f"tail_length of shape {tail_length.shape}: expected a scalar")
+    lengths = body_lengths, tail_length
+    buffers = body_keys, body_values, tail_keys, tail_values
+    return launched(q, buffers, lengths, scale, gate, parts=parts, together=1, runner=runner)
+
+
+def launched(
+    q: mx.array,
+    buffers: tuple[mx.array, mx.array, mx.array, mx.array],
+    lengths: tuple[mx.array, mx.array],
+    scale: float,
+    gate: mx.array,
+    *,
+    parts: int,
+    together: int,
+    runner: Runner,
+) -> mx.array:
+    """Attention of q [B, H, T, D] over `buffers`, keys and values of body and tail, and `lengths`:
+    of the bodies, and of all tails together with the new token (a scalar, T = 1) or of each row's
+    without its new ones ([B]). One launch, in which a simdgroup takes `together` tokens, a divisor
+    of T; or two. Raises UnsupportedError.
+    """
+    B, heads, tokens, D = q.shape
+    body_keys, body_values, tail_keys, tail_values = buffers
     kv_heads, capacity, tail = tail_keys.shape[1], body_keys.shape[2], tail_keys.shape[2]
     group = heads // kv_heads
-    if heads % kv_heads or group > MAX_THREADS // SIMD or D > MAX_HEAD or tail_length.ndim:
+    if heads % kv_heads or group > MAX_THREADS // SIMD or D > MAX_HEAD:
         raise UnsupportedError(
-            f"{heads} query and {kv_heads} key/value heads of {D}, tail_length of shape "
-            f"{tail_length.shape}: at most {MAX_THREADS // SIMD} queries a key, of at most "
-            f"{MAX_HEAD}, and a scalar"
+            f"{heads} query and {kv_heads} key/value heads of {D}: at most {MAX_THREADS // SIMD} "
+            f"queries a key, of at most {MAX_HEAD}"
         )
     if B * kv_heads * max(capacity, tail) * D >= 1 << 32:
         raise UnsupportedError(f"{B} rows of {capacity} places: more than 2^32 values")
+    whole, split = (WHOLE_SEVERAL, SPLIT_SEVERAL) if lengths[1].ndim else (WHOLE, SPLIT)
     splits = _splits(B * kv_heads, capacity)
     # An empty array has no memory to pass: the tail stands in, and nothing of it is read as a body.
     bodies = (body_keys, body_values) if capacity else (tail_keys, tail_values)
-    inputs = (
-        q,
-        *bodies,
-        tail_keys,
-        tail_values,
-        body_lengths,
-        tail_length,
-        scale * math.log2(math.e),
-    )
+    inputs = (q, *bodies, tail_keys, tail_values, *lengths, scale * math.log2(math.e))
     sizes = (
         ("T", q.dtype),
         ("H", heads),
@@ -116,15 +138,16 @@ def metal_decode_attention(
         ("CAPACITY", capacity),
         ("TAIL", tail),
         ("SPLITS", splits),
+        ("TOKENS", tokens),
     )
-    result = ((B, 1, heads * D), q.dtype)
+    result = ((B, tokens, heads * D), q.dtype)
     if splits == 1:
         (out,) = runner(
             Launch(
-                WHOLE,
+                whole,
                 inputs=(*inputs, gate),
-                template=(*sizes, ("HEADS", 1), ("PARTS", parts)),
-                grid=(parts * SIMD, heads, B),
+                template=(*sizes, ("TOGETHER", together), ("HEADS", 1), ("PARTS", parts)),
+                grid=(parts * SIMD, heads, B * (tokens // together)),
                 threadgroup=(parts * SIMD, 1, 1),
                 outputs=(result,),
             )
@@ -134,15 +157,15 @@ def metal_decode_attention(
     threads = group * parts * SIMD
     partial = runner(
         Launch(
-            SPLIT,
+            split,
             inputs=inputs,
-            template=(*sizes, ("HEADS", group), ("PARTS", parts)),
+            template=(*sizes, ("TOGETHER", tokens), ("HEADS", group), ("PARTS", parts)),
             grid=(splits * threads, B * kv_heads, 1),
             threadgroup=(threads, 1, 1),
             outputs=(
-                ((B, heads, splits, D), mx.float32),
-                ((B, heads, splits), mx.float32),
-                ((B, heads, splits), mx.float32),
+                ((B, tokens, heads, splits, D), mx.float32),
+                ((B, tokens, heads, splits), mx.float32),
+                ((B, tokens, heads, splits), mx.float32),
             ),
         )
     )
@@ -159,7 +182,7 @@ def metal_decode_attention(
                 ("WIDTH", width),
                 ("WAYS", ways),
             ),
-            grid=(B * heads * width * ways, 1, 1),
+            grid=(B * tokens * heads * width * ways, 1, 1),
             threadgroup=(width * ways, 1, 1),
             outputs=(result,),
         )

@@ -15,6 +15,7 @@ import mlx.core as mx
 
 SIMD = 32  # lanes of a simdgroup on every Apple GPU
 MAX_THREADS = 1024  # of a threadgroup
+MAX_TOKENS = 4  # of a row in one step: a kernel is compiled for each number of them
 
 
 @dataclass(frozen=True, slots=True)
