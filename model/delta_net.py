@@ -46,38 +46,8 @@ class DeltaNet:
         self, x: mx.array, conv_tail: mx.array, recurrent: mx.array, kernels: Kernels
     ) -> tuple[mx.array, mx.array, mx.array]:
         """One token of each row: x [B, 1, hidden]; the rest as in prefill()."""
-        qkvz = self.in_proj_qkvz(x)
-        out, conv_tail, recurrent = self._fed(kernels, qkvz, x, conv_tail, recurrent)
-        return self.out_proj(out), conv_tail, recurrent
-
-    def several(
-        self, x: mx.array, conv_tail: mx.array, recurrent: mx.array, kernels: Kernels
-    ) -> tuple[mx.array, list[tuple[mx.array, mx.array]]]:
-        """A few tokens of each row, x [B, T, hidden], one after the other -> output, and the
-        convolution tail and the recurrent matrices after each of them."""
-        qkvz = self.in_proj_qkvz(x)
-        outputs: list[mx.array] = []
-        states: list[tuple[mx.array, mx.array]] = []
-        for t in range(x.shape[1]):
-            one = slice(t, t + 1)
-            out, conv_tail, recurrent = self._fed(
-                kernels, qkvz[:, one], x[:, one], conv_tail, recurrent
-            )
-            outputs.append(out)
-            states.append((conv_tail, recurrent))
-        return self.out_proj(mx.concatenate(outputs, axis=1)), states
-
-    def _fed(
-        self,
-        kernels: Kernels,
-        qkvz: mx.array,
-        x: mx.array,
-        conv_tail: mx.array,
-        recurrent: mx.array,
-    ) -> tuple[mx.array, mx.array, mx.array]:
-        """One token of each row, before the output projection."""
-        return kernels.delta_step(
-            qkvz,
+        out, conv_tail, recurrent = kernels.delta_step(
+            self.in_proj_qkvz(x),
             x,
             self.in_proj_ab,
             conv_tail,
@@ -90,6 +60,36 @@ class DeltaNet:
             self.key_heads,
             self.value_heads,
         )
+        return self.out_proj(out), conv_tail, recurrent
+
+    def several(
+        self,
+        x: mx.array,
+        conv_tails: mx.array,
+        recurrent: mx.array,
+        last: mx.array,
+        kernels: Kernels,
+    ) -> tuple[mx.array, mx.array, mx.array]:
+        """A few tokens of each row, x [B, T, hidden], one after the other, from the states after
+        the place `last` int32 [B] of those that were kept, conv_tails [B, P, W-1, channels] and
+        recurrent [B, P, Hv, Dv, Dk] -> output, and the states after each of the tokens.
+        """
+        out, conv_tails, recurrent = kernels.delta_step_several(
+            self.in_proj_qkvz(x),
+            x,
+            self.in_proj_ab,
+            last,
+            conv_tails,
+            self.conv_taps,
+            self.decay_rate,
+            self.dt_bias,
+            self.norm,
+            self.eps,
+            recurrent,
+            self.key_heads,
+            self.value_heads,
+        )
+        return self.out_proj(out), conv_tails, recurrent
 
     def prefill(
         self, x: mx.array, conv_tail: mx.array, recurrent: mx.array

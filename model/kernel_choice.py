@@ -16,7 +16,10 @@ REGIONS = (
     "decode_attention",
     "expert_down",
     "vocabulary_top_k",
+    "delta_step_several",
 )
+# Those that only a step of several tokens has: one with guesses.
+OF_GUESSES = ("delta_step_several",)
 
 # `auto`: each kernel that agrees with its twin and is faster. Names: these, if they agree.
 KernelChoice = Literal["auto", "off"] | tuple[str, ...]

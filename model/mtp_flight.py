@@ -104,8 +104,8 @@ class Flight:
             KVBuffers(cut(k.body_keys), cut(k.body_values), cut(k.tail_keys), cut(k.tail_values))
             for k in self.layers.kv
         ]
-        conv_tails, recurrent = self.captured[place]
-        state.layers = LayerStates(kv, [cut(x) for x in conv_tails], [cut(x) for x in recurrent])
+        conv_tails, recurrent = ([cut(x)[:, place] for x in part] for part in self.captured)
+        state.layers = LayerStates(kv, conv_tails, recurrent)
         row.state = state
         sampler = row.sampler
         if sampler is not None and sampler.key is not None and self.keys is not None:
@@ -167,7 +167,7 @@ def gathered(
         "head_counts": mx.array(counts, mx.int32),
         "head_offsets": mx.array(offsets, mx.int32),
     }
-    captured: Captured = [[stack.layers.conv_tails, stack.layers.recurrent]]
+    captured: Captured = [[x[:, None] for x in part] for part in stack.layers.moving()[2:]]
     zeros = mx.zeros((len(rows), 1), mx.int32)
     flight = Flight(
         list(rows),

@@ -25,7 +25,8 @@ from model.sampler import BY_TOKEN, Arrays, Variant, count_fed, sample
 from model.scores import Scores, scores
 from model.state import LayerStates
 
-Captured = list[list[list[mx.array]]]  # place -> convolution tails and recurrent matrices
+# Convolution tails and recurrent matrices of each DeltaNet layer, after each place: [B, P, ...].
+Captured = list[list[mx.array]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,8 @@ class MtpSteps:
         the tokens after them), `head_keys`, `head_values`, `head_counts`, `head_offsets`."""
         bodies, moved = layers.bodies(), layers.moving()[:2]
         rows, width = fed.given.shape
-        key = variant, scored, self.coupled, rows, width, len(captured)
+        places = captured[0][0].shape[1] if captured[0] else 0
+        key = variant, scored, self.coupled, rows, width, places
         capacity = bodies[0][0].shape[2] if bodies[0] else 0
         key = *key, capacity, carry["head_keys"].shape[2]
         if key not in self._functions:
@@ -132,19 +134,21 @@ class MtpSteps:
         ) -> tuple[Any, ...]:
             given, generated, fixed = fed
             width = given.shape[1]
-            states = _state_at(bodies, tails, captured, carry["last"])
+            states = LayerStates.join(bodies, [*tails, *captured])
+            came_from = carry["last"]
             keys = _keys(moving, width)
             tokens, carry = _guesses(head, guessing, carry, constants, moving, keys, given, fed[1])
             tokens = mx.where(given >= 0, given, tokens)
-            hidden, after = network.several(tokens, states, body_lengths, carry["tail_lengths"])
+            hidden, after = network.several(
+                tokens, states, came_from, body_lengths, carry["tail_lengths"]
+            )
             normed = network.normed(hidden)
             logits = network.head(normed).flatten(0, 1)
             counts = _counts(moving, tokens, generated)
             top_k = network.kernels.vocabulary_top_k
             drawn = _sampled(logits, variant, constants, keys, counts, width, top_k)
             samples = drawn.reshape(tokens.shape)
-            agree = (tokens[:, 1:] == samples[:, :-1]).astype(mx.int32)
-            last = mx.where(fixed > 0, fixed - 1, mx.cumprod(agree, axis=1).sum(axis=1))
+            last = mx.where(fixed > 0, fixed - 1, _accepted(tokens, samples))
             following = mx.concatenate([tokens[:, 1:], samples[:, -1:]], axis=1)
             here = _count(width) == last[:, None]
             carry = carry | {
@@ -155,33 +159,24 @@ class MtpSteps:
                 "pairs": last + 1,
             }
             moved = dict(moving)
+            each = [mx.stack(keys[1:], axis=1)] if keys else []
             if keys:
-                moved["key"] = _at(mx.stack(keys[1:], axis=1), last)
+                moved["key"] = _at(each[0], last)
             if counts:
                 moved["counts"] = _choose(counts, last)
             found = list(scores(logits, drawn)) if scored else []
+            arrays = after.moving()
             return (
-                [[kv.tail_keys for kv in after[0].kv], [kv.tail_values for kv in after[0].kv]],
-                [[state.conv_tails, state.recurrent] for state in after],
+                arrays[:2],
+                arrays[2:],
                 carry,
                 moved,
                 [tokens, samples, last],
-                [mx.stack(keys[1:], axis=1)] if keys else [],
+                each,
                 found,
             )
 
         return step
-
-
-def _state_at(
-    bodies: list[list[mx.array]], tails: list[list[mx.array]], captured: Captured, last: mx.array
-) -> LayerStates:
-    """The states after the place `last` [B] of those captured."""
-    conv = [_choose(list(layer), last) for layer in zip(*(c[0] for c in captured), strict=True)]
-    recurrent = [
-        _choose(list(layer), last) for layer in zip(*(c[1] for c in captured), strict=True)
-    ]
-    return LayerStates.join(bodies, [*tails, conv, recurrent])
 
 
 def _guesses(
@@ -238,7 +233,7 @@ def _guess(
         {name: draft.cut(x) if name in BY_TOKEN else x for name, x in arrays.items()}
         for arrays in (constants, moving)
     ]
-    guess = sample(draft(hidden), variant, *cut, top_k)[0]
+    guess = sample(draft(hidden), variant, cut[0], cut[1], top_k)[0]
     return draft.tokens(mx.maximum(guess, 0))
 
 
@@ -287,6 +282,16 @@ def _choose(arrays: Sequence[mx.array], place: mx.array) -> mx.array:
         where = (place >= index).reshape(-1, *[1] * (array.ndim - 1))
         chosen = mx.where(where, array, chosen)
     return chosen
+
+
+def _accepted(tokens: mx.array, samples: mx.array) -> mx.array:
+    """How many of the guesses tokens[:, 1:] are what was drawn, up to the first that is not [B]:
+    all in one launch, of columns."""
+    count, going = mx.array(0, mx.int32), mx.array(True)
+    for place in range(tokens.shape[1] - 1):
+        going = going & (tokens[:, place + 1] == samples[:, place])
+        count = count + going.astype(mx.int32)
+    return count
 
 
 def _at(array: mx.array, place: mx.array) -> mx.array:

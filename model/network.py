@@ -109,29 +109,34 @@ class Network:
         return x, updated
 
     def several(
-        self, tokens: mx.array, states: LayerStates, body_lengths: mx.array, tail_lengths: mx.array
-    ) -> tuple[mx.array, list[LayerStates]]:
-        """A few tokens of each row [B, T] -> hidden [B, T, hidden] and the states after each of
-        them; those share one `kv`, in whose tails all T are written. `body_lengths` and
-        `tail_lengths` int32 [B].
+        self,
+        tokens: mx.array,
+        states: LayerStates,
+        last: mx.array,
+        body_lengths: mx.array,
+        tail_lengths: mx.array,
+    ) -> tuple[mx.array, LayerStates]:
+        """A few tokens of each row [B, T] -> hidden [B, T, hidden] and new states: all T are
+        written in the tails of their `kv`; the recurrent ones are kept after each token, in a
+        second axis of places [B, T, ...]. So those of `states` [B, P, ...]: a row goes on from the
+        place `last` int32 [B]. `body_lengths` and `tail_lengths` int32 [B].
         """
         kernels = self.kernels
         x = self.embed_tokens(tokens)
-        after = [LayerStates() for _ in range(tokens.shape[1])]
+        updated = LayerStates()
         for layer in self.layers:
             h = self._normed(x, layer.input_norm)
             if isinstance(layer.mixer, Attention):
-                kv = states.kv[len(after[0].kv)]
+                kv = states.kv[len(updated.kv)]
                 mixed, kv = layer.mixer.several(h, kv, body_lengths, tail_lengths)
-                for state in after:
-                    state.kv.append(kv)
+                updated.kv.append(kv)
             else:
-                mixed, moved = layer.mixer.several(h, *_recurrent(states, after[0]), kernels)
-                for state, (conv_tail, recurrent) in zip(after, moved, strict=True):
-                    _append_recurrent(state, conv_tail, recurrent)
+                kept = _recurrent(states, updated)
+                mixed, *moved = layer.mixer.several(h, *kept, last, kernels)
+                _append_recurrent(updated, *moved)
             x, h = kernels.add_rms_norm(x, mixed, layer.post_attention_norm, self.eps)
             x = layer.experts.step(h, x, kernels)
-        return x, after
+        return x, updated
 
     def normed(self, hidden: mx.array) -> mx.array:
         """hidden [..., hidden] after the final norm, as the output head takes it."""

@@ -16,6 +16,7 @@ import mlx.core as mx
 from model.kernels import (
     decode_attention,
     delta_step,
+    delta_step_several,
     expert_down,
     qk_norm_rope,
     residual_norm,
@@ -117,6 +118,27 @@ class VocabularyTopK(Protocol):
     ) -> tuple[mx.array, mx.array, mx.array, mx.array]: ...
 
 
+class DeltaStepSeveral(Protocol):
+    """See delta_step_several.delta_step_several."""
+
+    def __call__(
+        self,
+        qkvz: mx.array,
+        x: mx.array,
+        in_proj_ab: AnyLinear | SeparateLinears,
+        last: mx.array,
+        conv_tails: mx.array,
+        taps: mx.array,
+        decay_rate: mx.array,
+        dt_bias: mx.array,
+        norm: mx.array,
+        eps: float,
+        recurrent: mx.array,
+        key_heads: int,
+        value_heads: int,
+    ) -> tuple[mx.array, mx.array, mx.array]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Kernels:
     """One callable per region.
@@ -132,6 +154,7 @@ class Kernels:
     decode_attention: DecodeAttention
     expert_down: ExpertDown
     vocabulary_top_k: VocabularyTopK
+    delta_step_several: DeltaStepSeveral
 
     @staticmethod
     def plain() -> Kernels:
@@ -144,4 +167,5 @@ class Kernels:
             decode_attention=decode_attention.decode_attention,
             expert_down=expert_down.expert_down,
             vocabulary_top_k=vocabulary_top_k.vocabulary_top_k,
+            delta_step_several=delta_step_several.delta_step_several,
         )

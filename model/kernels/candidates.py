@@ -16,6 +16,7 @@ from typing import Any
 from model import delta_rule
 from model.kernels.decode_attention import metal_decode_attention
 from model.kernels.delta_step import delta_step, metal_delta_step
+from model.kernels.delta_step_several import delta_step_several, metal_delta_step_several
 from model.kernels.expert_down import metal_expert_down
 from model.kernels.metal import Runner, UnsupportedError, run
 from model.kernels.qk_norm_rope import metal_qk_norm_rope
@@ -48,6 +49,7 @@ def candidates(runner: Runner = run) -> Candidates:
             for value in values
         ]
 
+    one_token = partial(metal_delta_step, runner=runner)
     return {
         "add_rms_norm": one(metal_add_rms_norm),
         "router_top_k": one(metal_router_top_k),
@@ -56,16 +58,22 @@ def candidates(runner: Runner = run) -> Candidates:
         "decode_attention": sized(metal_decode_attention, "parts", (32, 16)),
         "expert_down": sized(metal_expert_down, "rows", (8, 4, 16)),
         "vocabulary_top_k": sized(metal_vocabulary_top_k, "simdgroups", (32, 16, 8)),
+        "delta_step_several": [
+            *sized(metal_delta_step_several, "most_simdgroups", (32, 16)),
+            Candidate("a launch per token", partial(delta_step_several, one=one_token)),
+        ],
     }
 
 
 def other_twins() -> Candidates:
     """Region -> twins that a GPU may be faster with than with plain operations alone."""
 
-    def update(*args: Any, **kwargs: Any) -> Any:
-        return delta_step(*args, **kwargs, rule=delta_rule.built_in)
-
-    return {"delta_step": [Candidate("mx.fast.gated_delta_update", update)]}
+    name, update = "mx.fast.gated_delta_update", partial(delta_step, rule=delta_rule.built_in)
+    several = partial(delta_step_several, one=update)
+    return {
+        "delta_step": [Candidate(name, update)],
+        "delta_step_several": [Candidate(name, several)],
+    }
 
 
 def or_twin(kernel: Callable[..., Any], twin: Callable[..., Any]) -> Callable[..., Any]:

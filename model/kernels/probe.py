@@ -1,23 +1,26 @@
 """The admission of kernels for one network: which steps they are tried on.
 
 A lone stream after a short prompt, which most requests are, and one after a long context, where
-attention is another kernel: both timed. Three streams together: compared only.
+attention is another kernel: both timed. Three streams together: compared only. What only steps of
+several tokens have is tried on such steps: one guess is timed, three are compared.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import mlx.core as mx
 
-from model.kernel_choice import KernelChoice
+from model.kernel_choice import OF_GUESSES, KernelChoice
 from model.kernels import Kernels
 from model.kernels.admission import NONE, Admission, Row, without_kernels
 from model.kernels.candidates import candidates, other_twins
 from model.kernels.recording import Step
 from model.lane_state import LaneState
+from model.mtp_flight import MOST_DEPTH
 from model.network import Network
-from model.state import TAIL, SequenceState, bucket
+from model.state import TAIL, LayerStates, SequenceState, bucket
 
 Device = Literal["cpu", "metal", "cuda"]
 PROMPT, LONG = 300, 4000  # tokens
@@ -26,10 +29,17 @@ DECODED = 3  # steps before the recorded one, so that there is a tail
 
 
 def admit(
-    network: Network, choice: KernelChoice, *, device: Device, compiled: bool = True
+    network: Network,
+    choice: KernelChoice,
+    *,
+    device: Device,
+    guesses: bool = False,
+    compiled: bool = True,
 ) -> tuple[Row, ...]:
     """Gives the network the kernels, and the twins made with functions of mlx, that prove
-    themselves now; returns what was found. A GPU without Metal has only the latter.
+    themselves now; returns what was found. A GPU without Metal has only the latter. guesses:
+    whether the network will run steps of several tokens; what only those have keeps its twins
+    otherwise.
 
     Reads the whole model a few dozen times: a second or two. Call before the first compiled step.
     """
@@ -42,7 +52,11 @@ def admit(
     _fill(long, min(LONG, limit))
     together = [_prompted(network, length, seed=length) for length in (5, 40, 17)]
     timed = [_step(network, [prompt]), _step(network, [long])]
-    admission = Admission(timed, [_step(network, together)], compiled=compiled)
+    compared = [_step(network, together)]
+    if guesses:
+        timed += [_several(network, [state], 2) for state in (prompt, long)]
+        compared += [_several(network, states, MOST_DEPTH + 1) for states in ([prompt], together)]
+    admission = Admission(timed, compared, compiled=compiled)
     kernels = candidates() if device == "metal" else NONE
     network.kernels, rows = admission.admit(kernels, choice, other_twins())
     mx.clear_cache()  # what the trials needed is not what steps need
@@ -74,7 +88,7 @@ def _fill(state: SequenceState, length: int) -> None:
 
 def _step(network: Network, states: list[SequenceState]) -> Step:
     """A decode step of all `states` together, after a few others."""
-    lane = LaneState(states)
+    lane = LaneState([state.fork() for state in states])
     tokens = mx.arange(lane.rows, dtype=mx.int32) % network.config.vocab_size
     keys = mx.random.split(mx.random.key(0), lane.rows)
 
@@ -93,6 +107,42 @@ def _step(network: Network, states: list[SequenceState]) -> Step:
         network.kernels = kernels
         try:
             decoded()
+        finally:
+            network.kernels = Kernels.plain()
+
+    return step
+
+
+def _several(network: Network, states: list[SequenceState], width: int) -> Step:
+    """A step of `width` tokens of all `states` together, after another one of which each row keeps
+    some."""
+    lane = LaneState([state.fork() for state in states])
+    shape = lane.rows, width
+    tokens = mx.arange(lane.rows * width, dtype=mx.int32) % network.config.vocab_size
+    kept = LayerStates(
+        lane.layers.kv,
+        [x[:, None] for x in lane.layers.conv_tails],
+        [x[:, None] for x in lane.layers.recurrent],
+    )
+    tails = mx.full((lane.rows,), lane.tail_length, mx.int32)
+    last = mx.arange(lane.rows, dtype=mx.int32) % width
+
+    def stepped(states: LayerStates, tail_lengths: mx.array) -> LayerStates:
+        hidden, after = network.several(
+            tokens.reshape(shape), states, last, lane.lengths(), tail_lengths
+        )
+        mx.eval(hidden, after.moving())
+        return after
+
+    kept, tails = stepped(kept, tails), tails + last + 1
+
+    def step(kernels: Kernels) -> None:
+        # The other regions are tried where one token of each row is fed.
+        network.kernels = replace(
+            Kernels.plain(), **{name: getattr(kernels, name) for name in OF_GUESSES}
+        )
+        try:
+            stepped(kept, tails)
         finally:
             network.kernels = Kernels.plain()
 

@@ -43,7 +43,9 @@ class BlankGuess:
         network, width = step.steps.network, guesses + 1
         head = _blank_head(network)
         layers = step.state.layers
-        captured: Captured = [[layers.conv_tails, layers.recurrent]] * width
+        captured: Captured = [
+            [blank((1, width, *x.shape[1:]), x.dtype) for x in part] for part in layers.moving()[2:]
+        ]
         given = mx.full((1, width), -1, mx.int32)
         fed = Fed(given, mx.ones((1, width), mx.int32), mx.zeros((1,), mx.int32))
         carry = _carry(network.config, network.dtype, width)

@@ -12,7 +12,7 @@ from typing import Any
 
 from model.errors import CheckpointError
 from model.geometry import NAMES, Geometry, named, toy
-from model.kernel_choice import REGIONS
+from model.kernel_choice import OF_GUESSES, REGIONS
 from model.launches.decode import CONTEXT, Case, count_step
 from model.loading import load_model
 from model.measure.levers import levers
@@ -69,7 +69,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 def counted(geometry: Geometry) -> dict[str, dict[str, int]]:
-    """Launches of a sampled token with everything, and without one lever at a time."""
+    """Launches of a sampled token with everything, and without one lever at a time; of regions that
+    only a step with guesses has, those of a step with one guess."""
 
     def launches(**without: Any) -> int:
         return count_step(
@@ -80,12 +81,25 @@ def counted(geometry: Geometry) -> dict[str, dict[str, int]]:
     alone = {
         "projections joined at load": launches(joined=False),
         "elementwise chains compiled": launches(compiled=False),
-        **{f"kernel {name}": launches(without=(name,)) for name in REGIONS},
+        **{
+            f"kernel {name}": launches(without=(name,))
+            for name in REGIONS
+            if name not in OF_GUESSES
+        },
         "every kernel": launches(kernels=False),
         "few largest logits, not all sorted": launches(without=("vocabulary_top_k",), few=False),
         TOGETHER: launches(kernels=False, joined=False, compiled=False, few=False),
     }
-    return {name: {WITH: everything, WITHOUT: count} for name, count in alone.items()}
+    guessing = launches(guesses=1)
+    of_guesses = {
+        f"kernel {name}, with a guess": {
+            WITH: guessing,
+            WITHOUT: launches(guesses=1, without=(name,)),
+        }
+        for name in OF_GUESSES
+    }
+    of_tokens = {name: {WITH: everything, WITHOUT: count} for name, count in alone.items()}
+    return of_tokens | of_guesses
 
 
 def measured(geometry: Geometry, options: argparse.Namespace) -> Values:

@@ -92,6 +92,25 @@ def delta_step(
     }
 
 
+def delta_step_several(
+    draw: Draw,
+    rows: int,
+    tokens: int,
+    places: int,
+    sizes: DeltaSizes,
+    *,
+    spec: QuantSpec | None = None,
+) -> Arguments:
+    """As above, with the states of some places, of which each row begins with one."""
+    args = delta_step(draw, rows, sizes, spec=spec)
+    tail, matrix = args.pop("conv_tail").shape[1:], args["recurrent"].shape[1:]
+    args["qkvz"] = draw.normal(rows, tokens, args["qkvz"].shape[-1])
+    args["x"] = draw.normal(rows, tokens, sizes.hidden)
+    args["conv_tails"] = draw.normal(rows, places, *tail)
+    args["recurrent"] = draw.float32(rows, places, *matrix, scale=0.3)
+    return {**args, "last": draw.integers(0, places - 1, rows)}
+
+
 @dataclass(frozen=True)
 class HeadSizes:
     heads: int

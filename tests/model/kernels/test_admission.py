@@ -39,6 +39,8 @@ def step(kernels: Kernels, rows: int = 2, dtype: mx.Dtype = mx.bfloat16) -> None
     mx.eval(kernels.qk_norm_rope(**examples.qk_norm_rope(draw, rows, heads, 8)))
     attention = examples.decode_attention(draw, rows, heads, 8, 8, 3)
     mx.eval(kernels.decode_attention(**attention))
+    deltas = examples.delta_step_several(draw, rows, 2, 2, DeltaSizes(1, 2, 8, 8))
+    mx.eval(kernels.delta_step_several(**deltas))
     experts = examples.expert_down(draw, rows, ExpertSizes(4, 2, 64, 24), MXFP8)
     mx.eval(kernels.expert_down(**experts))
     mx.eval(kernels.vocabulary_top_k(**examples.vocabulary_top_k(Draw(mx.float32), rows, 300, 5)))

@@ -7,10 +7,11 @@ import pytest
 
 from model.checkpoint import load_weights
 from model.config import read_config
-from model.kernel_choice import REGIONS
+from model.kernel_choice import OF_GUESSES, REGIONS
 from model.kernels import Kernels, admission, probe
 from model.kernels.admission import NO_KERNELS
 from model.kernels.candidates import candidates
+from model.lane_state import LaneState
 from model.loading import DEMO_FOLDER
 from model.network import Network
 from model.state import SequenceState
@@ -35,8 +36,29 @@ def one_step(network: Network) -> mx.array:
     return hidden.astype(mx.float32)
 
 
+def steps_with_guesses(network: Network) -> mx.array:
+    """Two steps of three tokens of two rows; the second goes on from different places."""
+    config = network.config
+    state = LaneState([SequenceState(config, network.dtype) for _ in range(2)])
+    layers = state.layers
+    layers.conv_tails = [x[:, None] for x in layers.conv_tails]
+    layers.recurrent = [x[:, None] for x in layers.recurrent]
+    # Not tokens whose experts are nearly tied: a rounding would choose others.
+    tokens = mx.arange(20, 26, dtype=mx.int32).reshape(2, 3)
+    last = mx.array([2, 0], mx.int32)
+    tails, outputs = mx.zeros((2,), mx.int32), []
+    for _ in range(2):
+        hidden, layers = network.several(tokens, layers, last, state.lengths(), tails)
+        tails = tails + last + 1
+        outputs.append(hidden.astype(mx.float32))
+    return mx.concatenate(outputs)
+
+
 @needs_compiler
-def test_every_kernel_agrees_on_the_demo(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("guesses", [False, True])
+def test_every_kernel_agrees_on_the_demo(
+    network: Network, guesses: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sizes = candidates(metal_on_cpu.run)
     first_sizes = {name: sizes[name][:1] for name in sizes}
     monkeypatch.setattr(probe, "candidates", lambda: first_sizes)
@@ -44,15 +66,23 @@ def test_every_kernel_agrees_on_the_demo(network: Network, monkeypatch: pytest.M
     monkeypatch.setattr(admission, "ROUNDS", 1)
     monkeypatch.setattr(admission, "WON", 1)
     monkeypatch.setattr(probe, "PROMPT", 20)
-    plain = one_step(network)
+    network.kernels = Kernels.plain()
+    plain, several = one_step(network), steps_with_guesses(network)
     # By name: whether they are faster on a CPU says nothing.
-    rows = probe.admit(network, REGIONS, device="metal", compiled=False)
+    rows = probe.admit(network, REGIONS, device="metal", guesses=guesses, compiled=False)
     assert [row.name for row in rows] == list(REGIONS)
-    assert all(row.admitted for row in rows), rows
-    assert all(row.twin_us and row.kernel_us for row in rows)
+    of_guesses = [row for row in rows if row.name in OF_GUESSES]
+    assert len(of_guesses) == len(OF_GUESSES)
+    tried = rows if guesses else [row for row in rows if row not in of_guesses]
+    if not guesses:
+        assert {row.reason for row in of_guesses} == {"this network does not use it"}
+    assert all(row.admitted for row in tried), rows
+    assert all(row.twin_us and row.kernel_us for row in tried)
     limit = 1e-4 if network.dtype == mx.float32 else 2**-5
     error = mx.abs(one_step(network) - plain).max() / mx.abs(plain).max()
     assert float(error) < limit
+    error = mx.abs(steps_with_guesses(network) - several).max() / mx.abs(several).max()
+    assert float(error) < 2 * limit  # of six tokens and the states they leave
 
 
 def test_without_metal_or_turned_off_nothing_runs(

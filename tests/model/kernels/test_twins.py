@@ -124,6 +124,25 @@ def test_delta_step(sizes: DeltaSizes) -> None:
     assert close(recurrent, state)
 
 
+@pytest.mark.parametrize("places", [1, 3])
+def test_delta_step_several(places: int) -> None:
+    """Token by token what one token gives, each row from the place that counts."""
+    args = examples.delta_step_several(Draw(F32), 3, 4, places, DeltaSizes(2, 4, 8, 12))
+    args["last"] = mx.array([2, 0, 1], mx.int32)
+    found = TWINS.delta_step_several(**args)
+    assert [x.shape[:2] for x in found] == [(3, 4)] * 3
+    single = {name: args[name] for name in args if name not in ("last", "conv_tails")}
+    for row, place in enumerate([0] * 3 if places == 1 else [2, 0, 1]):
+        single["conv_tail"] = args["conv_tails"][row : row + 1, place]
+        single["recurrent"] = args["recurrent"][row : row + 1, place]
+        for token in range(4):
+            fed = {name: args[name][row : row + 1, token : token + 1] for name in ("qkvz", "x")}
+            out, single["conv_tail"], single["recurrent"] = TWINS.delta_step(**{**single, **fed})
+            wanted = out[0, 0], single["conv_tail"][0], single["recurrent"][0]
+            for got, want in zip(found, wanted, strict=True):
+                assert close(got[row, token], f64(want))
+
+
 @pytest.mark.parametrize("rotary_dims", [2, 8, 16])
 def test_qk_norm_rope(rotary_dims: int) -> None:
     H, K, D = 4, 2, 16

@@ -66,6 +66,20 @@ def test_a_token_of_the_real_model_takes_at_most_400(sampling):
     assert count_step(named("qwen3.6-35b-a3b"), case).total() <= 400
 
 
+@pytest.mark.parametrize("guesses", [1, 2, 3])
+def test_delta_net_with_guesses_launches_a_kernel_a_layer(guesses):
+    """However many tokens; which state counts is picked in it. Sums of products as above."""
+    geometry = named("qwen3.6-35b-a3b")
+    counts = [count_step(geometry, Case(kernels=True, guesses=each)) for each in (0, guesses)]
+    one, several = (Counter({name: n for (_, name), n in c.items()}) for c in counts)
+    layers = geometry.config.layer_types.count(DELTA)
+    assert one["kernel delta_step_computed"] == several["kernel delta_step_several_computed"]
+    assert several["kernel delta_step_several_computed"] == layers
+    assert several["kernel delta_step_computed"] == 0
+    mixers = [sum(n for (part, _), n in c.items() if part == "DeltaNet mixers") for c in counts]
+    assert mixers[0] <= mixers[1] <= mixers[0] + layers
+
+
 def test_launches_do_not_depend_on_the_widths_but_where_a_kernel_changes():
     """The real sizes and the tiny ones, layer for layer."""
     sizes = {"num_hidden_layers": 4}
