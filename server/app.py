@@ -75,17 +75,17 @@ def create_app(settings: Settings, engine: Serving) -> ASGIApp:
     if keys:
         also_open = (METRICS_PATH,) if settings.metrics_open else ()
         layers = middleware.ApiKey(layers, keys, also_open)
-    if settings.page:
+    if not settings.no_page:
         layers = Page(layers)
-    if settings.cors_origins:
+    if settings.cors_origin:
         layers = CORSMiddleware(
             layers,
-            allow_origins=settings.cors_origins,
+            allow_origins=settings.cors_origin,
             allow_methods=["GET", "POST", "DELETE", "HEAD"],
             allow_headers=["*"],
             expose_headers=EXPOSED_HEADERS,
         )
-    layers = middleware.Origin(layers, settings.cors_origins)
+    layers = middleware.Origin(layers, settings.cors_origin)
     hosts = settings.host_names()
     if hosts is not None:
         layers = middleware.Host(layers, hosts)

@@ -164,20 +164,18 @@ def _add_serve_flags(serve: argparse.ArgumentParser) -> None:
     add("--key-file", metavar="FILE", help="hashes of such keys, as mxserve key new makes them")
     add(
         "--cors-origin",
-        dest="cors_origins",
         action="append",
         metavar="ORIGIN",
         help="browser origin that may call, * for any; repeatable (default: none)",
     )
     add(
         "--allowed-host",
-        dest="allowed_hosts",
         action="append",
         metavar="NAME",
         help="further Host name to answer to; repeatable",
     )
     add("--strict-model", action="store_true", help="404 for another model's name")
-    add("--no-page", dest="page", action="store_false", help="no page for browsers at /")
+    add("--no-page", action="store_true", help="no page for browsers at /")
     add("--metrics-open", action="store_true", help="/metrics needs no key")
     add("--log-format", choices=("text", "json"), help="of log lines (default: text)")
     add("--log-prompts", action="store_true", help="put what people write into the log")

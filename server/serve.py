@@ -143,7 +143,7 @@ async def _run(settings: Settings, sockets: list[socket.socket]) -> int:
         await serving
         return 0
     keyed = bool(settings.api_key) or settings.key_file is not None
-    sys.stderr.write(banner(engine.info, url, page=settings.page, keyed=keyed))
+    sys.stderr.write(banner(engine.info, url, page=not settings.no_page, keyed=keyed))
     sys.stderr.flush()
     dying = asyncio.create_task(_death(engine))
     awake = asyncio.create_task(stay_awake(lambda: _busy(engine)))

@@ -83,10 +83,10 @@ class Settings(BaseSettings):
     drain_timeout: float = Field(30.0, ge=0)
     api_key: Annotated[tuple[SecretStr, ...], NoDecode] = ()
     key_file: Path | None = None
-    cors_origins: Annotated[list[str], NoDecode] = Field(default_factory=list)
-    allowed_hosts: Annotated[list[str], NoDecode] = Field(default_factory=list)
+    cors_origin: Annotated[list[str], NoDecode] = Field(default_factory=list)
+    allowed_host: Annotated[list[str], NoDecode] = Field(default_factory=list)
     strict_model: bool = False
-    page: bool = True
+    no_page: bool = False
     metrics_open: bool = False
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_file: Path | None = None
@@ -152,14 +152,14 @@ class Settings(BaseSettings):
     def _place(cls, value: Any) -> Any:
         return value if value == "memory" else cls._folder(value)
 
-    @field_validator("cors_origins", "allowed_hosts", mode="before")
+    @field_validator("cors_origin", "allowed_host", mode="before")
     @classmethod
     def _list(cls, value: Any) -> Any:
         if not isinstance(value, str):
             return value
         return [item.strip() for item in value.split(",") if item.strip()]
 
-    @field_validator("cors_origins")
+    @field_validator("cors_origin")
     @classmethod
     def _origins(cls, value: list[str]) -> list[str]:
         for origin in value:
@@ -167,7 +167,7 @@ class Settings(BaseSettings):
                 raise ValueError(f"must be * or such as https://app.example:8443; got {origin!r}")
         return [origin.lower() for origin in value]
 
-    @field_validator("allowed_hosts")
+    @field_validator("allowed_host")
     @classmethod
     def _names(cls, value: list[str]) -> list[str]:
         for name in value:
@@ -232,8 +232,8 @@ class Settings(BaseSettings):
     def host_names(self) -> list[str] | None:
         """The Host names answered to; None is all (on other than loopback, where none are set)."""
         if not is_loopback(self.host):
-            return self.allowed_hosts or None
-        return ["localhost", "127.0.0.1", "[::1]", _as_host(self.host), *self.allowed_hosts]
+            return self.allowed_host or None
+        return ["localhost", "127.0.0.1", "[::1]", _as_host(self.host), *self.allowed_host]
 
     def response_place(self) -> Path | Literal["memory", "off"]:
         """Where responses are kept."""

@@ -2,8 +2,9 @@
 
 import pytest
 
+from server.cli import serve_parser
 from server.keys import KeyRecord, write_key_file
-from server.settings import DEFAULT_BUDGETS, SettingsError, load_settings
+from server.settings import DEFAULT_BUDGETS, Settings, SettingsError, load_settings
 
 
 @pytest.fixture(autouse=True)
@@ -21,12 +22,12 @@ def test_defaults():
 
 def test_flags_over_environment_over_file(monkeypatch, tmp_path):
     file = tmp_path / "mxserve.toml"
-    file.write_text('port = 1\nmax_queue = 1\nlog_level = "debug"\ncors_origins = ["http://a"]\n')
+    file.write_text('port = 1\nmax_queue = 1\nlog_level = "debug"\ncors_origin = ["http://a"]\n')
     monkeypatch.setenv("MXSERVE_PORT", "2")
     monkeypatch.setenv("MXSERVE_MAX_QUEUE", "2")
     settings = load_settings({"port": "3", "config": str(file)})
     assert (settings.port, settings.max_queue, settings.log_level) == (3, 2, "debug")
-    assert settings.cors_origins == ["http://a"]
+    assert settings.cors_origin == ["http://a"]
 
 
 def test_the_environment_may_name_the_file(monkeypatch, tmp_path):
@@ -125,9 +126,16 @@ def test_keeping_a_gpu_warm(given, seconds):
     assert load_settings(flags).engine().keep_warm_s == seconds
 
 
+def test_a_setting_has_its_flags_name():
+    for action in serve_parser()._actions:
+        if action.dest != "help":
+            assert action.dest in Settings.model_fields
+            assert action.option_strings == [f"--{action.dest.replace('_', '-')}"]
+
+
 def test_lists_from_the_environment(monkeypatch):
-    monkeypatch.setenv("MXSERVE_ALLOWED_HOSTS", "a.local, b.local")
-    assert load_settings().allowed_hosts == ["a.local", "b.local"]
+    monkeypatch.setenv("MXSERVE_ALLOWED_HOST", "a.local, b.local")
+    assert load_settings().allowed_host == ["a.local", "b.local"]
 
 
 @pytest.mark.parametrize(
@@ -141,11 +149,11 @@ def test_lists_from_the_environment(monkeypatch):
         ({"cache_bytes": "lots"}, "cache_bytes: must be a size such as 512MiB or 8GiB; got 'lots'"),
         ({"max_queue": "many"}, "max_queue: should be a valid integer; got 'many'"),
         ({"header_timeout": "-1"}, "header_timeout: should be greater than 0; got '-1'"),
-        ({"cors_origins": ["app.example"]}, "got 'app.example'"),
-        ({"cors_origins": ["https://app.example/"]}, "got 'https://app.example/'"),
-        ({"allowed_hosts": ["http://mac.local"]}, "got 'http://mac.local'"),
-        ({"allowed_hosts": ["mac.local:8080"]}, "without scheme and port"),
-        ({"allowed_hosts": ["::1"]}, "IPv6 in brackets"),
+        ({"cors_origin": ["app.example"]}, "got 'app.example'"),
+        ({"cors_origin": ["https://app.example/"]}, "got 'https://app.example/'"),
+        ({"allowed_host": ["http://mac.local"]}, "got 'http://mac.local'"),
+        ({"allowed_host": ["mac.local:8080"]}, "without scheme and port"),
+        ({"allowed_host": ["::1"]}, "IPv6 in brackets"),
         ({"host": "0.0.0.0"}, "set api_key"),
         ({"host": "::"}, "set api_key"),
         ({"host": "mac.local"}, "set api_key"),

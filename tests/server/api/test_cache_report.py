@@ -102,6 +102,6 @@ def test_leaving_before_the_headers_ends_the_work(served, scripts):
 
 
 def test_pages_of_allowed_origins_can_read_it(launch):
-    served = launch(cors_origins=["https://app.example"])
+    served = launch(cors_origin=["https://app.example"])
     response = served.http.get("/v1/models", headers={"Origin": "https://app.example"})
     assert "x-mxserve-cache" in response.headers["access-control-expose-headers"]

@@ -26,7 +26,7 @@ def test_own_names_are_served(served, host):
 
 
 def test_further_names(launch):
-    served = launch(allowed_hosts=["mac.local"])
+    served = launch(allowed_host=["mac.local"])
     assert served.http.get("/health", headers={"Host": "mac.local:80"}).status_code == 200
     refused(served.http.get("/health", headers={"Host": "other.local"}), 403)
 
@@ -57,7 +57,7 @@ def test_own_origin_is_served(served):
 
 
 def test_cors(launch):
-    served = launch(cors_origins=["https://app.example"])
+    served = launch(cors_origin=["https://app.example"])
     ask = {"Origin": "https://app.example", "Access-Control-Request-Method": "POST"}
     preflight = served.http.options("/v1/chat/completions", headers=ask)
     assert preflight.status_code == 200
@@ -75,7 +75,7 @@ def test_cors(launch):
 
 
 def test_cors_lets_a_listed_page_read_that_its_key_is_wrong(launch):
-    served = launch(cors_origins=["https://app.example"], api_key="s3cret")
+    served = launch(cors_origin=["https://app.example"], api_key="s3cret")
     told = served.http.get("/v1/models", headers={"Origin": "https://app.example"})
     refused(told, 401)
     assert told.headers["access-control-allow-origin"] == "https://app.example"

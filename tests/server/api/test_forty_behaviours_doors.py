@@ -25,7 +25,7 @@ TESTS = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def open_to_page(launch):
-    return launch(cors_origins=[PAGE])
+    return launch(cors_origin=[PAGE])
 
 
 @pytest.mark.parametrize("path", BODIES)

@@ -120,7 +120,7 @@ def test_is_refused_under_another_name(served):
 
 
 def test_can_be_left_out(launch):
-    served = launch(page=False)
+    served = launch(no_page=True)
     answer = served.http.get("/", headers=BROWSER)
     assert answer.headers["content-type"].startswith("text/plain")
     assert served.http.get("/page/main.js").status_code == 404

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from server.cli import serve_parser
 from server.service import main
 from server.service.definition import Definition, Installed
 from server.service.systemd import Systemd, unit
@@ -35,6 +36,15 @@ def test_install_writes_a_unit_enables_and_starts_it(machine: Machine):
         "systemctl --user enable mxserve.service",
         "systemctl --user restart mxserve.service",
     ]
+
+
+def test_no_flag_is_forgotten(machine: Machine, capsys: pytest.CaptureFixture[str]):
+    switches = [action.option_strings[0] for action in serve_parser()._actions if action.nargs == 0]
+    assert "--no-page" in switches
+    flags = [switch for switch in switches if switch not in ("-h", "--help")]
+    assert service("install", "--print", *flags, "--cors-origin", "https://a.example") == 0
+    shown = capsys.readouterr().out
+    assert [flag for flag in (*flags, "https://a.example") if f'"{flag}"' not in shown] == []
 
 
 def test_start_stop_restart_logs(machine: Machine):
