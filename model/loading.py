@@ -245,7 +245,7 @@ def load_model(
         log.info("%d vision and MTP tensors set aside", len(left))
     network = Network(config, weights, device.compute_dtype, on_gpu=on_gpu)
     log.info("delta rule: %s", network.delta_rule_choice)
-    rows = probe.admit(network, kernels, device=device.kind)
+    rows = probe.admit(network, kernels, device=device.kind, guesses=head_weights is not None)
     log.info("kernels: %s", summary(rows))
     steps = Steps(network, on_gpu=on_gpu)
     if head_weights is not None:
