@@ -1,8 +1,9 @@
 # For a tap of one's own. SDIST and SHA256 stand for the address and the checksum of a source archive
-# (`python -m build --sdist`); nothing is published by that name yet. It has not been run by brew.
+# (`python -m build --sdist`), HOMEPAGE for the repository's address; nothing is published by that
+# name yet. It has not been run by brew.
 class Mxserve < Formula
   desc "OpenAI-compatible inference server for Qwen3.6-35B-A3B through MLX"
-  homepage "https://github.com/ml-explore/mlx"
+  homepage "HOMEPAGE"
   url "SDIST"
   sha256 "SHA256"
   license "Apache-2.0"
