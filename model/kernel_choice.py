@@ -16,10 +16,12 @@ REGIONS = (
     "decode_attention",
     "expert_down",
     "vocabulary_top_k",
+    "qk_norm_rope_several",
+    "decode_attention_several",
     "delta_step_several",
 )
 # Those that only a step of several tokens has: one with guesses.
-OF_GUESSES = ("delta_step_several",)
+OF_GUESSES = ("qk_norm_rope_several", "decode_attention_several", "delta_step_several")
 
 # `auto`: each kernel that agrees with its twin and is faster. Names: these, if they agree.
 KernelChoice = Literal["auto", "off"] | tuple[str, ...]

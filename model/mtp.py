@@ -17,6 +17,7 @@ from model import delta_rule
 from model.attention import Attention, KVBuffers
 from model.config import ModelConfig
 from model.draft_head import DraftHead
+from model.kernels import Kernels
 from model.network import Layer, Network
 from model.quantized import ArraySource, linear
 
@@ -72,7 +73,10 @@ class MtpHead:
         h = mx.fast.rms_norm(x, layer.input_norm, eps)
         # What was before is not seen any more: positions count it, a body would hold it.
         none = keys[:, :, :0]
-        mixed, kv = layer.mixer.several(h, KVBuffers(none, none, keys, values), offsets, counts)
+        buffers = KVBuffers(none, none, keys, values)
+        # Sizes that come once are not worth a kernel that is compiled for them.
+        kernels = Kernels.plain() if many else network.kernels
+        mixed, kv = layer.mixer.several(h, buffers, offsets, counts, kernels)
         x, h = network.kernels.add_rms_norm(x, mixed, layer.post_attention_norm, eps)
         if many:
             x = x + layer.experts.prefill(h, network.kernels)

@@ -128,7 +128,7 @@ class Network:
             h = self._normed(x, layer.input_norm)
             if isinstance(layer.mixer, Attention):
                 kv = states.kv[len(updated.kv)]
-                mixed, kv = layer.mixer.several(h, kv, body_lengths, tail_lengths)
+                mixed, kv = layer.mixer.several(h, kv, body_lengths, tail_lengths, kernels)
                 updated.kv.append(kv)
             else:
                 kept = _recurrent(states, updated)

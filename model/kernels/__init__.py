@@ -15,10 +15,12 @@ import mlx.core as mx
 
 from model.kernels import (
     decode_attention,
+    decode_attention_several,
     delta_step,
     delta_step_several,
     expert_down,
     qk_norm_rope,
+    qk_norm_rope_several,
     residual_norm,
     router,
     vocabulary_top_k,
@@ -118,6 +120,41 @@ class VocabularyTopK(Protocol):
     ) -> tuple[mx.array, mx.array, mx.array, mx.array]: ...
 
 
+class QkNormRopeSeveral(Protocol):
+    """See qk_norm_rope_several.qk_norm_rope_several."""
+
+    def __call__(
+        self,
+        qkv: mx.array,
+        q_norm: mx.array,
+        k_norm: mx.array,
+        eps: float,
+        tail_keys: mx.array,
+        tail_values: mx.array,
+        body_lengths: mx.array,
+        tail_lengths: mx.array,
+        rotary_dims: int,
+        base: float,
+    ) -> tuple[mx.array, mx.array, mx.array, mx.array]: ...
+
+
+class DecodeAttentionSeveral(Protocol):
+    """See decode_attention_several.decode_attention_several."""
+
+    def __call__(
+        self,
+        q: mx.array,
+        body_keys: mx.array,
+        body_values: mx.array,
+        tail_keys: mx.array,
+        tail_values: mx.array,
+        body_lengths: mx.array,
+        tail_lengths: mx.array,
+        scale: float,
+        gate: mx.array,
+    ) -> mx.array: ...
+
+
 class DeltaStepSeveral(Protocol):
     """See delta_step_several.delta_step_several."""
 
@@ -154,6 +191,8 @@ class Kernels:
     decode_attention: DecodeAttention
     expert_down: ExpertDown
     vocabulary_top_k: VocabularyTopK
+    qk_norm_rope_several: QkNormRopeSeveral
+    decode_attention_several: DecodeAttentionSeveral
     delta_step_several: DeltaStepSeveral
 
     @staticmethod
@@ -167,5 +206,7 @@ class Kernels:
             decode_attention=decode_attention.decode_attention,
             expert_down=expert_down.expert_down,
             vocabulary_top_k=vocabulary_top_k.vocabulary_top_k,
+            qk_norm_rope_several=qk_norm_rope_several.qk_norm_rope_several,
+            decode_attention_several=decode_attention_several.decode_attention_several,
             delta_step_several=delta_step_several.delta_step_several,
         )

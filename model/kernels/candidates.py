@@ -15,11 +15,13 @@ from typing import Any
 
 from model import delta_rule
 from model.kernels.decode_attention import metal_decode_attention
+from model.kernels.decode_attention_several import metal_decode_attention_several
 from model.kernels.delta_step import delta_step, metal_delta_step
 from model.kernels.delta_step_several import delta_step_several, metal_delta_step_several
 from model.kernels.expert_down import metal_expert_down
 from model.kernels.metal import Runner, UnsupportedError, run
 from model.kernels.qk_norm_rope import metal_qk_norm_rope
+from model.kernels.qk_norm_rope_several import metal_qk_norm_rope_several
 from model.kernels.residual_norm import metal_add_rms_norm
 from model.kernels.router import metal_router_top_k
 from model.kernels.vocabulary_top_k import metal_vocabulary_top_k
@@ -49,7 +51,12 @@ def candidates(runner: Runner = run) -> Candidates:
             for value in values
         ]
 
+    def together(parts: int) -> Candidate:
+        kernel = partial(metal_decode_attention_several, parts=parts, together=True, runner=runner)
+        return Candidate(f"parts={parts}, tokens together", kernel)
+
     one_token = partial(metal_delta_step, runner=runner)
+
     return {
         "add_rms_norm": one(metal_add_rms_norm),
         "router_top_k": one(metal_router_top_k),
@@ -58,6 +65,11 @@ def candidates(runner: Runner = run) -> Candidates:
         "decode_attention": sized(metal_decode_attention, "parts", (32, 16)),
         "expert_down": sized(metal_expert_down, "rows", (8, 4, 16)),
         "vocabulary_top_k": sized(metal_vocabulary_top_k, "simdgroups", (32, 16, 8)),
+        "qk_norm_rope_several": one(metal_qk_norm_rope_several),
+        "decode_attention_several": [
+            *sized(metal_decode_attention_several, "parts", (32, 16)),
+            *(together(parts) for parts in (16, 8)),
+        ],
         "delta_step_several": [
             *sized(metal_delta_step_several, "most_simdgroups", (32, 16)),
             Candidate("a launch per token", partial(delta_step_several, one=one_token)),

@@ -155,6 +155,34 @@ def decode_attention(
     }
 
 
+def qk_norm_rope_several(
+    draw: Draw,
+    rows: int,
+    tokens: int,
+    sizes: HeadSizes,
+    rotary_dims: int,
+    *,
+    last: int = 4000,
+    tail: int = 20,
+) -> Arguments:
+    """As above, with a tail length of each row's own."""
+    args = qk_norm_rope(draw, rows, sizes, rotary_dims, last=last, tail=tail)
+    del args["tail_length"]
+    args["qkv"] = draw.normal(rows, tokens, args["qkv"].shape[-1])
+    return {**args, "tail_lengths": draw.integers(0, tail - tokens, rows)}
+
+
+def decode_attention_several(
+    draw: Draw, rows: int, tokens: int, sizes: HeadSizes, capacity: int, tail: int
+) -> Arguments:
+    """As above, with a tail length of each row's own."""
+    args = decode_attention(draw, rows, sizes, capacity, tail, 1)
+    del args["tail_length"]
+    args["q"] = draw.normal(rows, sizes.heads, tokens, sizes.dim)
+    args["gate"] = draw.normal(rows, tokens, sizes.heads * sizes.dim)
+    return {**args, "tail_lengths": draw.integers(0, tail - tokens, rows)}
+
+
 @dataclass(frozen=True)
 class ExpertSizes:
     experts: int

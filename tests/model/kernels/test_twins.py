@@ -196,6 +196,48 @@ def test_decode_attention(capacity: int) -> None:
     assert close(TWINS.decode_attention(**args), want)
 
 
+@pytest.mark.parametrize("tokens", [1, 3])
+def test_qk_norm_rope_several(tokens: int) -> None:
+    """Token by token what one token gives, each row at a place of its own."""
+    args = examples.qk_norm_rope_several(Draw(F32), 3, tokens, HeadSizes(4, 2, 16), 8, last=50)
+    args["tail_lengths"] = mx.array([0, 20 - tokens, 7], mx.int32)
+    q, gate, tail_keys, tail_values = TWINS.qk_norm_rope_several(**args)
+    for row, first in enumerate([0, 20 - tokens, 7]):
+        one = {name: args[name][row : row + 1] for name in ("tail_keys", "tail_values")}
+        one["body_lengths"] = args["body_lengths"][row : row + 1]
+        single = {name: args[name] for name in args if name != "tail_lengths"} | one
+        for token in range(tokens):
+            single["qkv"] = args["qkv"][row : row + 1, token : token + 1]
+            single["tail_length"] = mx.array(first + token, mx.int32)
+            want = TWINS.qk_norm_rope(**single)
+            single |= {"tail_keys": want[2], "tail_values": want[3]}
+            assert close(q[row : row + 1, :, token : token + 1], f64(want[0]))
+            assert close(gate[row : row + 1, token : token + 1], f64(want[1]))
+        assert close(tail_keys[row : row + 1], f64(single["tail_keys"]))
+        assert close(tail_values[row : row + 1], f64(single["tail_values"]))
+
+
+@pytest.mark.parametrize("capacity", [0, 24])
+@pytest.mark.parametrize("tokens", [1, 3])
+def test_decode_attention_several(capacity: int, tokens: int) -> None:
+    """Token by token what one token gives, over the places up to its own."""
+    sizes = HeadSizes(6, 2, 16)
+    args = examples.decode_attention_several(Draw(F32), 3, tokens, sizes, capacity, 8)
+    args["tail_lengths"] = mx.array([0, 8 - tokens, 2], mx.int32)
+    got = TWINS.decode_attention_several(**args)
+    assert got.shape == (3, tokens, 6 * 16)
+    of_rows = [name for name in args if isinstance(args[name], mx.array)]
+    for row, first in enumerate([0, 8 - tokens, 2]):
+        single = {**args, **{name: args[name][row : row + 1] for name in of_rows}}
+        del single["tail_lengths"]
+        for token in range(tokens):
+            single["q"] = args["q"][row : row + 1, :, token : token + 1]
+            single["gate"] = args["gate"][row : row + 1, token : token + 1]
+            single["tail_length"] = mx.array(first + token + 1, mx.int32)
+            want = TWINS.decode_attention(**single)
+            assert close(got[row : row + 1, token : token + 1], f64(want))
+
+
 @pytest.mark.parametrize("spec", [None, MXFP8, AFFINE8])
 @pytest.mark.parametrize("residual", [False, True])
 def test_expert_down(spec: examples.QuantSpec | None, residual: bool) -> None:

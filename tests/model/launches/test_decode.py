@@ -67,6 +67,21 @@ def test_a_token_of_the_real_model_takes_at_most_400(sampling):
 
 
 @pytest.mark.parametrize("guesses", [1, 2, 3])
+def test_attention_with_guesses_launches_little_more_than_without(guesses):
+    """Of a product of a few rows mlx may sum parts, a launch more; the head's own layer takes 4
+    launches or 5, each time it guesses."""
+    geometry = named("qwen3.6-35b-a3b")
+    counts = [count_step(geometry, Case(kernels=True, guesses=each)) for each in (0, guesses)]
+    one, several = (sum(n for (part, _), n in c.items() if part.startswith("att")) for c in counts)
+    layers = geometry.config.layer_types.count(ATTENTION)
+    assert several <= one + layers + 5 * guesses
+    regions = Counter({name: n for (_, name), n in counts[1].items() if "_several" in name})
+    assert regions["kernel qk_norm_rope_several"] == layers + guesses
+    assert regions["kernel decode_attention_several_split"] == layers
+    assert regions["kernel decode_attention_several"] == guesses
+
+
+@pytest.mark.parametrize("guesses", [1, 2, 3])
 def test_delta_net_with_guesses_launches_a_kernel_a_layer(guesses):
     """However many tokens; which state counts is picked in it. Sums of products as above."""
     geometry = named("qwen3.6-35b-a3b")
@@ -78,6 +93,14 @@ def test_delta_net_with_guesses_launches_a_kernel_a_layer(guesses):
     assert several["kernel delta_step_computed"] == 0
     mixers = [sum(n for (part, _), n in c.items() if part == "DeltaNet mixers") for c in counts]
     assert mixers[0] <= mixers[1] <= mixers[0] + layers
+
+
+def test_a_step_with_a_guess_launches_little_more_than_one_without():
+    geometry = named("qwen3.6-35b-a3b")
+    plain, guessing = (
+        count_step(geometry, Case(kernels=True, guesses=guesses)).total() for guesses in (0, 1)
+    )
+    assert guessing <= plain + 90
 
 
 def test_launches_do_not_depend_on_the_widths_but_where_a_kernel_changes():
