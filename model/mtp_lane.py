@@ -164,7 +164,7 @@ class MtpLane:
         generated: list[list[int]] = []
         for row, count in zip(self._rows, forced, strict=True):
             first, rest = [row.forced[place] for place in range(count)], self._width - count
-            given.append([token for token, _ in first] + [-1] * rest)
+            given.append([token for token, _ in first] + [-1] * (rest + 1))
             generated.append([int(flag) for _, flag in first] + [1] * rest)
         arrays = [mx.array(part, mx.int32) for part in (given, generated, fixed)]
         fed = Fed(*arrays)

@@ -11,16 +11,14 @@ Shapes: B rows, D guesses, T = D + 1 tokens fed, H hidden, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import mlx.core as mx
-import numpy as np
 
 from model.kernels import VocabularyTopK
 from model.mtp import MtpHead
+from model.mtp_places import at, choose, numbers, stacked
 from model.sampler import BY_TOKEN, Arrays, Variant, count_fed, sample
 from model.scores import Scores, scores
 from model.state import LayerStates
@@ -31,9 +29,10 @@ Captured = list[list[mx.array]]
 
 @dataclass(frozen=True, slots=True)
 class Fed:
-    """What a step is told of its rows. given int32 [B, T]: tokens to feed in place of what was
-    sampled and guessed, -1 for none; generated int32 [B, T]: 0 where one belongs to the prompt;
-    fixed int32 [B]: how many of the fed tokens count, 0: the pending one and what is accepted."""
+    """What a step is told of its rows. given int32 [B, T + 1]: tokens to feed in place of what was
+    sampled and guessed, -1 for none, and -1 behind the last; generated int32 [B, T]: 0 where one
+    belongs to the prompt; fixed int32 [B]: how many of the fed tokens count, 0: the pending one and
+    what is accepted."""
 
     given: mx.array
     generated: mx.array
@@ -87,7 +86,7 @@ class MtpSteps:
         `nexts` int32 [B, T] (the places that the head has not seen, `pairs` int32 [B] of them, and
         the tokens after them), `head_keys`, `head_values`, `head_counts`, `head_offsets`."""
         bodies, moved = layers.bodies(), layers.moving()[:2]
-        rows, width = fed.given.shape
+        rows, width = fed.generated.shape
         places = captured[0][0].shape[1] if captured[0] else 0
         key = variant, scored, self.coupled, rows, width, places
         capacity = bodies[0][0].shape[2] if bodies[0] else 0
@@ -133,6 +132,7 @@ class MtpSteps:
             fed: list[mx.array],
         ) -> tuple[Any, ...]:
             given, generated, fixed = fed
+            following, given = given[:, 1:], given[:, :-1]
             width = given.shape[1]
             states = LayerStates.join(bodies, [*tails, *captured])
             came_from = carry["last"]
@@ -149,21 +149,20 @@ class MtpSteps:
             drawn = _sampled(logits, variant, constants, keys, counts, width, top_k)
             samples = drawn.reshape(tokens.shape)
             last = mx.where(fixed > 0, fixed - 1, _accepted(tokens, samples))
-            following = mx.concatenate([tokens[:, 1:], samples[:, -1:]], axis=1)
-            here = _count(width) == last[:, None]
             carry = carry | {
                 "last": last,
                 "tail_lengths": carry["tail_lengths"] + last + 1,
                 "hidden": normed,
-                "nexts": mx.where(here, samples, following),
+                # What was accepted is what was drawn; what comes after the last is not seen.
+                "nexts": mx.where(following >= 0, following, samples),
                 "pairs": last + 1,
             }
             moved = dict(moving)
-            each = [mx.stack(keys[1:], axis=1)] if keys else []
+            each = [stacked(keys[1:])] if keys else []
             if keys:
-                moved["key"] = _at(each[0], last)
+                moved["key"] = at(each[0], last)
             if counts:
-                moved["counts"] = _choose(counts, last)
+                moved["counts"] = choose(counts, last)
             found = list(scores(logits, drawn)) if scored else []
             arrays = after.moving()
             return (
@@ -192,7 +191,7 @@ def _guesses(
     """The pending token and the guesses after it [B, T], and the carry with what the head saw."""
     width, last = given.shape[1], carry["last"]
     # What is given in place of the pending token is what came after the last place.
-    instead = (_count(carry["nexts"].shape[1]) == last[:, None]) & (given[:, :1] >= 0)
+    instead = (numbers(carry["nexts"].shape[1]) == last[:, None]) & (given[:, :1] >= 0)
     nexts = mx.where(instead, given[:, :1], carry["nexts"])
     tokens = [mx.take_along_axis(nexts, last[:, None], axis=1)[:, 0]]
     offsets, pairs = carry["head_offsets"], carry["pairs"]
@@ -217,7 +216,7 @@ def _guesses(
                 hidden, tokens[-1][:, None], head_keys, head_values, counts + place, offsets
             )
     seen = {"head_keys": head_keys, "head_values": head_values, "head_counts": counts}
-    return mx.stack(tokens, axis=1), carry | seen
+    return stacked(tokens), carry | seen
 
 
 def _guess(
@@ -250,7 +249,7 @@ def _sampled(
     flat = {name: mx.repeat(array, width, axis=0) for name, array in constants.items()}
     moving: Arrays = {}
     if keys:
-        moving["key"] = mx.stack(keys[:-1], axis=1).flatten(0, 1)
+        moving["key"] = stacked(keys[:-1]).flatten(0, 1)
     if counts:
         moving["counts"] = mx.stack(counts, axis=1).flatten(0, 1)
     return sample(logits, variant, flat, moving, top_k)[0]
@@ -275,15 +274,6 @@ def _counts(moving: Arrays, tokens: mx.array, generated: mx.array) -> list[mx.ar
     return found
 
 
-def _choose(arrays: Sequence[mx.array], place: mx.array) -> mx.array:
-    """Row b of arrays[place[b]]."""
-    chosen = arrays[0]
-    for index, array in enumerate(arrays[1:], 1):
-        where = (place >= index).reshape(-1, *[1] * (array.ndim - 1))
-        chosen = mx.where(where, array, chosen)
-    return chosen
-
-
 def _accepted(tokens: mx.array, samples: mx.array) -> mx.array:
     """How many of the guesses tokens[:, 1:] are what was drawn, up to the first that is not [B]:
     all in one launch, of columns."""
@@ -292,14 +282,3 @@ def _accepted(tokens: mx.array, samples: mx.array) -> mx.array:
         going = going & (tokens[:, place + 1] == samples[:, place])
         count = count + going.astype(mx.int32)
     return count
-
-
-def _at(array: mx.array, place: mx.array) -> mx.array:
-    """array [B, T, n] -> [B, n]: row b at place[b]."""
-    return mx.take_along_axis(array, place[:, None, None], axis=1)[:, 0]
-
-
-@cache
-def _count(length: int) -> mx.array:
-    """0, 1, ... as data: a step would count them anew each time."""
-    return mx.array(np.arange(length, dtype=np.int32))

@@ -46,7 +46,7 @@ class BlankGuess:
         captured: Captured = [
             [blank((1, width, *x.shape[1:]), x.dtype) for x in part] for part in layers.moving()[2:]
         ]
-        given = mx.full((1, width), -1, mx.int32)
+        given = mx.full((1, width + 1), -1, mx.int32)
         fed = Fed(given, mx.ones((1, width), mx.int32), mx.zeros((1,), mx.int32))
         carry = _carry(network.config, network.dtype, width)
         mx.eval(given, fed.generated, fed.fixed, carry)
