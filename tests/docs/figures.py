@@ -41,7 +41,10 @@ def table() -> str:
     first = compared(CHAT, "928 cold: TTFT")
     decode = compared(CHAT, "928 decode")
     sixteen = compared(STREAMS, "16 streams: sum")
-    tally = receipt(SOAK)["soak"]["tally"]
+    soak = receipt(SOAK)["soak"]
+    tally = soak["tally"]
+    ends = ("whole", "hung_up", "cancelled", "interrupted")
+    minutes = round(soak["seconds"] / 60)
     rows = [
         ("first token of a prompt of 928 tokens", *first, CHAT),
         ("decode after it", *decode, CHAT),
@@ -59,8 +62,8 @@ def table() -> str:
             RESTART,
         ),
         (
-            f"answers of a soak with {receipt(SOAK)['soak']['streams']} clients: right, lost",
-            f"{tally['same']:,} of {tally['whole'] + tally['hung_up']:,}, {tally['lost']}",
+            f"{minutes} minutes with {soak['streams']} clients and a kill -9: answers right, lost",
+            f"{tally['same']:,} of {sum(tally[end] for end in ends):,}, {tally['lost']}",
             "",
             SOAK,
         ),
