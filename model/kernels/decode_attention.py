@@ -111,8 +111,8 @@ def launched(
 ) -> mx.array:
     """Attention of q [B, H, T, D] over `buffers`, keys and values of body and tail, and `lengths`:
     of the bodies, and of all tails together with the new token (a scalar, T = 1) or of each row's
-    without its new ones ([B]). One launch, in which a simdgroup takes `together` tokens, a divisor
-    of T; or two. Raises UnsupportedError.
+    without its new ones ([B]). One launch, in which a simdgroup takes `together` tokens, one or
+    all; or two. Raises UnsupportedError.
     """
     B, heads, tokens, D = q.shape
     body_keys, body_values, tail_keys, tail_values = buffers

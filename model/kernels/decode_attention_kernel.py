@@ -172,7 +172,7 @@ _HEADER = """
 _WHOLE = f"""
         constexpr uint APART = TOKENS / TOGETHER;
         uint batch = threadgroup_position_in_grid.z / APART;
-        uint token = threadgroup_position_in_grid.z % APART * TOGETHER;
+        uint token = threadgroup_position_in_grid.z % APART;
         uint head = threadgroup_position_in_grid.y;
         uint kv_row = batch * KV_HEADS + head / (H / KV_HEADS);
         constexpr uint split = 0;
@@ -249,8 +249,8 @@ def _kernels(suffix: str, lengths: str, filled: str) -> tuple[MetalKernel, Metal
 
 
 # Template: T activation type, H query heads, KV_HEADS, D, CAPACITY, TAIL, SPLITS, TOKENS of a row
-# and how many of them a simdgroup takes TOGETHER, and how the simdgroups of a threadgroup divide
-# the work, HEADS query heads times PARTS of the keys.
+# and how many of them a simdgroup takes TOGETHER, one or all, and how the simdgroups of a
+# threadgroup divide the work, HEADS query heads times PARTS of the keys.
 WHOLE, SPLIT = _kernels("", "tail_length", "tail_length")
 WHOLE_SEVERAL, SPLIT_SEVERAL = _kernels("_several", "tail_lengths", "tail_lengths[batch] + TOKENS")
 # One threadgroup per row, token and query head; WAYS threads share the splits of each of WIDTH
