@@ -55,7 +55,8 @@ def admit(
     compared = [_step(network, together)]
     if guesses:
         timed += [_several(network, [state], 2) for state in (prompt, long)]
-        compared += [_several(network, states, MOST_DEPTH + 1) for states in ([prompt], together)]
+        all_states = [prompt], [long], together
+        compared += [_several(network, states, MOST_DEPTH + 1) for states in all_states]
     admission = Admission(timed, compared, compiled=compiled)
     kernels = candidates() if device == "metal" else NONE
     network.kernels, rows = admission.admit(kernels, choice, other_twins())
