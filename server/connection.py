@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 FILES = 256  # that a server has open besides its connections
 
 _BUSY = Kind(503, "server_error", "too_many_connections")
+_STOPPING = Kind(503, "server_error", "unavailable")
 _MALFORMED = Kind(400, BAD_REQUEST, "invalid_http")
 _TOO_SLOW = Kind(408, BAD_REQUEST, "request_timeout")
 
@@ -98,6 +99,15 @@ class Connection(H11Protocol):
         self._stop_awaiting()
         self._unset_keepalive_if_required()
         self._stop_watching()
+
+    def shutdown(self) -> None:
+        """The server stops. A request that has not come whole would be refused once it has, so
+        nobody waits for the rest of it."""
+        incomplete = self.conn.their_state is h11.SEND_BODY
+        if incomplete and self.conn.our_state is h11.SEND_RESPONSE:
+            self._answer(_STOPPING, "The server is shutting down.")
+        else:
+            super().shutdown()
 
     def pause_writing(self) -> None:
         super().pause_writing()

@@ -133,6 +133,26 @@ def test_a_signal_finishes_what_runs_and_exits_0(start_serving, kind):
     assert "Traceback" not in server.output
 
 
+def test_a_stop_does_not_wait_for_half_a_request(start_serving):
+    server = start_serving("--drain-timeout", "600", "--body-timeout", "600")
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as sock:
+        sock.sendall(
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n"
+            b"Expect: 100-continue\r\n\r\n"
+        )
+        assert sock.recv(65536).startswith(b"HTTP/1.1 100 ")  # it is read from now on
+        sock.sendall(b'{"messages": [')
+        server.process.send_signal(signal.SIGTERM)
+        told = b""
+        while piece := sock.recv(65536):
+            told += piece
+    assert told.startswith(b"HTTP/1.1 503 ")
+    assert b'"code": "unavailable"' in told
+    assert server.process.wait(30) == 0
+    assert "Traceback" not in server.output
+
+
 def test_sigterm_while_loading_exits_0():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
