@@ -25,7 +25,7 @@ from server.engine import Engine, ModelInfo
 from server.loading_bar import LoadingBar
 from server.log_file import LogFile
 from server.middleware import MAX_HEAD_BYTES
-from server.settings import Settings
+from server.settings import Settings, unknown_variables
 from server.stay_awake import stay_awake
 
 logger = logging.getLogger(__name__)
@@ -83,6 +83,8 @@ def serve(settings: Settings) -> int:
             logging.getLogger().addHandler(LogFile(settings.log_file))
         except OSError as error:
             return _fail(f"cannot write the log to {settings.log_file}: {error.strerror or error}")
+    for name in unknown_variables(os.environ):
+        logger.warning("the environment has %s, which is no setting of this server", name)
     # Until uvicorn takes the signal there is nothing to drain; it raises it again when it has
     # drained. Both times status 0 is right.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))

@@ -319,6 +319,13 @@ def load_settings(flags: Mapping[str, Any] | None = None) -> Settings:
         raise SettingsError(f"config: {file}: {error}") from None
 
 
+def unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """Variables that look like settings and are none, as after a slip of the keyboard."""
+    known = {f"{PREFIX}{name}".lower() for name in Settings.model_fields}
+    ours = (name for name in environment if name.upper().startswith(PREFIX))
+    return sorted(name for name in ours if name.lower() not in known)
+
+
 def _told(error: ErrorDetails) -> str:
     """What is wrong with which setting, and what was found, in one line. Never a key."""
     name = ".".join(str(step) for step in error["loc"])

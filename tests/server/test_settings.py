@@ -4,7 +4,13 @@ import pytest
 
 from server.cli import serve_parser
 from server.keys import KeyRecord, write_key_file
-from server.settings import DEFAULT_BUDGETS, Settings, SettingsError, load_settings
+from server.settings import (
+    DEFAULT_BUDGETS,
+    Settings,
+    SettingsError,
+    load_settings,
+    unknown_variables,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -124,6 +130,11 @@ def test_the_disk_cache_off(flags):
 def test_keeping_a_gpu_warm(given, seconds):
     flags = {} if given is None else {"keep_warm": given}
     assert load_settings(flags).engine().keep_warm_s == seconds
+
+
+def test_variables_that_are_no_settings_are_found():
+    environment = {"MXSERVE_PORT": "1", "mxserve_host": "x", "MXSERVE_PROT": "2", "PROT": "3"}
+    assert unknown_variables(environment) == ["MXSERVE_PROT"]
 
 
 def test_a_setting_has_its_flags_name():
