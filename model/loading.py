@@ -155,6 +155,7 @@ class Model:
             report("compiling decode steps; the first time on a machine this takes a while")
         if self.on_gpu:  # compiles a prompt's kernels at their first use
             self.generation(greedy).prefill([0] * max(WARM_UP_LENGTHS))
+        mtp, self.steps.mtp = self.steps.mtp, None
         filtered = SamplingParams(temperature=1.0, top_p=0.9, top_k=20)
         for sampling in (greedy, SamplingParams(temperature=1.0), filtered):
             for length in WARM_UP_LENGTHS:
@@ -164,10 +165,18 @@ class Model:
         self._warm(1, filtered, greedy)
         for length, sampling in zip(WARM_UP_LENGTHS, (greedy, filtered), strict=True):
             self._warm(length, sampling, constraint=_Waking(self.config.vocab_size))
-        if self.steps.mtp is not None:
-            report(f"MTP: {measure_mtp(self.steps, self.steps.mtp, WARM_UP_LENGTHS)}")
+        if mtp is not None:
+            self._warm_up_mtp(mtp, report)
         kind = "compiled" if self.steps.compiled else "uncompiled"
         report(f"{kind} decode steps ready after {time.monotonic() - begin:.1f} s")
+
+    def _warm_up_mtp(self, mtp: Mtp, report: Callable[[str], None]) -> None:
+        self.steps.mtp = mtp
+        try:
+            report(f"MTP: {measure_mtp(self.steps, mtp, WARM_UP_LENGTHS)}")
+        except RuntimeError as error:  # mlx's: kernels that do not compile here, or no memory
+            self.steps.mtp = None
+            log.warning("MTP: off, for a step with guesses failed: %s", error)
 
     def _warm(
         self, length: int, *rows: SamplingParams, constraint: TokenConstraint | None = None

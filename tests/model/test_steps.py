@@ -9,6 +9,7 @@ import pytest
 
 from model.loading import DEMO_FOLDER, WARM_UP_LENGTHS, load_model
 from model.mtp_policy import MtpDepth
+from model.mtp_steps import MtpSteps
 from model.sampling import SamplingParams
 from model.steps import StepFunction, Steps, compiler_available
 
@@ -64,3 +65,19 @@ def test_warming_up_compiles_the_steps_of_first_requests(
         together.join(generation, 400)
     together.step()
     assert len(traces) == warmed
+
+
+def test_steps_with_guesses_that_fail_at_the_start_are_off(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("a kernel does not compile")
+
+    model = load_model(DEMO_FOLDER, mtp_depth=2)
+    monkeypatch.setattr(MtpSteps, "run", broken)
+    with caplog.at_level("WARNING"):
+        model.warm_up()
+    assert "MTP: off, for a step with guesses failed: a kernel does not compile" in caplog.text
+    generation = model.generation(SamplingParams(temperature=0.0))
+    generation.prefill([300, 301])
+    assert generation.step(302) >= 0
