@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import mlx.core as mx
 import pytest
 
@@ -19,7 +21,7 @@ CONTROLS = (290, 7, 299, 290, 300, 100)  # some twice, frequent ones, or beyond 
 OTHERS = [100, 290, 299]
 
 
-def _head(kind: str) -> AnyLinear:
+def _head(kind: Literal["plain", "affine", "mxfp8"]) -> AnyLinear:
     weight = mx.random.normal((VOCABULARY, HIDDEN), key=mx.random.key(3))
     if kind == "plain":
         return Linear(weight)
@@ -29,7 +31,7 @@ def _head(kind: str) -> AnyLinear:
 
 
 @pytest.mark.parametrize("kind", ["plain", "affine", "mxfp8"])
-def test_its_logits_are_the_heads(kind: str) -> None:
+def test_its_logits_are_the_heads(kind: Literal["plain", "affine", "mxfp8"]) -> None:
     head = _head(kind)
     draft = DraftHead.of(head, VOCABULARY, CONTROLS, FREQUENT)
     assert draft is not None
