@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 
 BEGIN, END = "<!-- figures -->", "<!-- /figures -->"
 FOLDER = ROOT / "docs" / "benchmarks"
-CHAT, STREAMS, SOAK = "linux-2core", "serve-vs-mlx-lm-2core", "soak-2core"
+CHAT, STREAMS, SOAK = "linux-2core", "serve-peers-2core", "soak-2core"
 REPLAY, RESTART = "replay-2core", "replay-restart-2core"
 
 
